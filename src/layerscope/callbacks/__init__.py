@@ -1,0 +1,1 @@
+"""What is measured, logged and written while a task runs."""

@@ -1,0 +1,1 @@
+"""Images, tables and phantoms on disk, and the datamodules that read them."""

@@ -1,0 +1,1 @@
+"""torchmetrics classes, each thin over functional."""

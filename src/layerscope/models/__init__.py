@@ -1,0 +1,1 @@
+"""Adapters: the only room that knows diffusers and timm."""

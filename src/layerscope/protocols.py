@@ -1,0 +1,106 @@
+"""What layerscope asks of the models and data it is given.
+
+Anything importable that has these methods can be named by ``class_path`` in a configuration; no base class is needed.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from layerscope.types import LabelSet, TeacherFeatures
+
+
+@runtime_checkable
+class Posterior(Protocol):
+    """The distribution an encoder gives for a batch of images; a deterministic encoder has ``std`` zero."""
+
+    @property
+    def mean(self) -> Tensor:
+        """(B, C, h, w); the mode of a Gaussian posterior is its mean."""
+
+    @property
+    def std(self) -> Tensor:
+        """(B, C, h, w), not negative."""
+
+
+@runtime_checkable
+class Autoencoder(Protocol):
+    """An image autoencoder (a ``torch.nn.Module``) with a spatial latent."""
+
+    @property
+    def latent_channels(self) -> int: ...
+
+    @property
+    def downsampling(self) -> int:
+        """Image pixels per latent position along each side."""
+
+    def encode(self, x: Tensor) -> Posterior:
+        """(B, 3, H, W) in [-1, 1], H and W multiples of ``downsampling``, to the posterior over raw latents."""
+
+    def decode(self, z: Tensor) -> Tensor:
+        """Raw latents (B, C, h, w) to images (B, 3, H, W), nominally in [-1, 1], not clamped."""
+
+    def scale(self, z: Tensor) -> Tensor:
+        """Raw latents to the units in which a diffusion model sees them (scaling and shift factors)."""
+
+    def unscale(self, z: Tensor) -> Tensor:
+        """The inverse of ``scale``."""
+
+
+@runtime_checkable
+class Teacher(Protocol):
+    """A fixed multi-label classifier (a ``torch.nn.Module``) that judges images.
+
+    It takes the datamodule's tensor, in [-1, 1] at any size, and does its own resizing and normalisation.
+    """
+
+    @property
+    def num_labels(self) -> int: ...
+
+    def __call__(self, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] to logits (B, L)."""
+
+
+@runtime_checkable
+class FeatureTeacher(Teacher, Protocol):
+    """A teacher that also shows its embedding and the feature maps of its stages."""
+
+    def features(self, image: Tensor) -> TeacherFeatures: ...
+
+
+@runtime_checkable
+class Denoiser(Protocol):
+    """Estimates the clean latent from a noisy one, in the normalised units of the noise schedule."""
+
+    def __call__(self, z: Tensor, alpha: float, sigma: float) -> Tensor:
+        """z = alpha·z0 + sigma·eps (B, C, h, w) to an estimate of z0."""
+
+
+@runtime_checkable
+class NoiseSchedule(Protocol):
+    """A forward process z_t = alpha(t)·z + sigma(t)·eps."""
+
+    name: str
+
+    def steps(self, wanted: list[int] | str) -> list[int]:
+        """Validated steps from a list, or from ``"log_snr(n)"``: n steps equal in log-SNR."""
+
+    def alpha_sigma(self, t: int) -> tuple[float, float]:
+        """alpha and sigma of step t, computed in float64."""
+
+
+@runtime_checkable
+class LabelledData(Protocol):
+    """The part of a datamodule that diagnosis and reports read besides the batches."""
+
+    @property
+    def labels(self) -> LabelSet: ...
+
+    def evaluated_groups(self) -> list[str] | None:
+        """Group (patient) of each row of the evaluated split; None where the data has no groups."""
+
+    def data_hash(self, split: str) -> str:
+        """SHA-256 over ids, image sizes and labels of a split."""

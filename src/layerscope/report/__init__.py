@@ -1,0 +1,1 @@
+"""Tables, verdicts and plots from stored scores; knows neither torch nor Lightning."""

@@ -1,0 +1,1 @@
+"""Diagnoses: LightningModules whose test loop asks where information is lost."""

@@ -1,0 +1,71 @@
+"""The typed values that travel between datamodules, tasks and callbacks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, TypedDict
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ConditionKind = Literal["real", "recon", "noise", "control"]
+
+
+class Batch(TypedDict):
+    """What every image datamodule yields.
+
+    image: float32 (B, 3, H, W) in [-1, 1].
+    target: float32 (B, L) in {0, 1}; 0 where unknown.
+    known: bool (B, L); False where the label is missing or uncertain.
+    id: B strings, unique and stable.
+    index: int64 (B,), the row in the split.
+    """
+
+    image: Tensor
+    target: Tensor
+    known: Tensor
+    id: list[str]
+    index: Tensor
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One version of the images that the teacher judges: the original, a reconstruction, a noise draw or a control.
+
+    name: stable and printable: ``real``, ``recon``, ``t153``, ``jpeg_q75``; all draws of one step share it.
+    t: step of the noise schedule; None unless ``kind == "noise"``.
+    draw: number of the noise draw; None unless ``kind == "noise"``.
+    log_snr: ln(alpha² / sigma²) of the schedule, in nats; None unless ``kind == "noise"``.
+    """
+
+    name: str
+    kind: ConditionKind
+    t: int | None = None
+    draw: int | None = None
+    log_snr: float | None = None
+
+
+@dataclass(frozen=True)
+class TeacherFeatures:
+    """What a teacher saw.
+
+    logits: (B, L), before the sigmoid.
+    embedding: (B, D), the vector the classifier head reads; None where the teacher does not show it.
+    stages: name to feature map (B, C, h, w), shallow to deep; empty where the teacher does not show them.
+    """
+
+    logits: Tensor
+    embedding: Tensor | None = None
+    stages: dict[str, Tensor] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class LabelSet:
+    """The labels of a data set, in the order of the columns of ``target``."""
+
+    names: tuple[str, ...]
+    display_names: tuple[str, ...]
+    evaluated: tuple[bool, ...]
+
+    def __len__(self) -> int:
+        return len(self.names)
