@@ -1,0 +1,31 @@
+"""The one reader and writer of result files: names, versions, atomic writes. No torch, no Lightning.
+
+docs/artifacts.md describes every file and every column.
+"""
+
+from layerscope.artifacts.names import safe_file_name
+from layerscope.artifacts.run_directory import (
+    RunDirectory,
+    Stage,
+    open_run_directory,
+    read_summary,
+)
+from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
+from layerscope.artifacts.tables import LONG_COLUMNS, read_csv
+from layerscope.artifacts.thresholds import Thresholds
+from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
+
+__all__ = [
+    "LONG_COLUMNS",
+    "SCHEMA_VERSION",
+    "BottleneckScores",
+    "ClassifierScores",
+    "RunDirectory",
+    "Stage",
+    "Thresholds",
+    "open_run_directory",
+    "package_versions",
+    "read_csv",
+    "read_summary",
+    "safe_file_name",
+]

@@ -1,0 +1,142 @@
+"""CSV tables: written so that a spreadsheet shows them and runs nothing, read back to the same values."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from layerscope.errors import ArtifactError
+
+LONG_COLUMNS = (
+    "condition",
+    "t",
+    "log_snr",
+    "log_snr_eff",
+    "draw",
+    "label",
+    "n",
+    "n_pos",
+    "metric",
+    "value",
+    "ci_lo",
+    "ci_hi",
+    "ci_sim_lo",
+    "ci_sim_hi",
+    "delta",
+    "delta_ci_lo",
+    "delta_ci_hi",
+    "p",
+    "flag",
+)
+"""Columns of per_label.csv, t_curve.csv and agreement.csv of a bottleneck diagnosis."""
+
+COLLAPSE_COLUMNS = (
+    "label",
+    "auroc_real",
+    "auroc_recon",
+    "threshold_auroc",
+    "state",
+    "collapse_log_snr",
+    "ci_lo",
+    "ci_hi",
+    "collapse_log_snr_eff",
+    "collapse_t",
+    "onset_log_snr",
+    "onset_t",
+    "n_boot_undefined",
+    "flag",
+)
+"""Columns of collapse.csv."""
+
+CLASSIFIER_COLUMNS = ("label", "n", "n_pos", "metric", "value", "ci_lo", "ci_hi", "flag")
+"""Columns of per_label.csv of a classifier evaluation (E0)."""
+
+TEXT_COLUMNS = frozenset({"condition", "label", "metric", "flag", "state", "id", "group", "path", "reason", "file"})
+"""Columns that hold text; every other column holds numbers."""
+
+INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank"})
+
+# The last four are what spreadsheets accept as the same signs in East Asian input; tab and return also start formulas.
+_FORMULA_START = tuple("=+-@\t\r＝＋－＠")
+
+
+def defuse(text: str) -> str:
+    """Text that no spreadsheet takes for a formula: an apostrophe goes before a leading ``= + - @``.
+
+    >>> defuse("=HYPERLINK(1)"), defuse("drusen")
+    ("'=HYPERLINK(1)", 'drusen')
+    """
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA_START) else text
+
+
+def undo_defuse(text: str) -> str:
+    """The inverse of ``defuse``."""
+    return text[1:] if text.startswith("'") and text.lstrip("'").startswith(_FORMULA_START) else text
+
+
+def format_cell(value: object) -> str:
+    """One CSV cell: floats with all their digits, NaN and None empty, truth values as 0 and 1, text defused."""
+    match value:
+        case None:
+            return ""
+        case bool() | np.bool_():
+            return str(int(value))
+        case int() | np.integer():
+            return str(int(value))
+        case float() | np.floating():
+            return "" if math.isnan(value) else repr(float(value))
+        case str():
+            return defuse(str(value))
+        case _:
+            raise TypeError(f"a table cell is a number or text, not {type(value).__name__}: {value!r}")
+
+
+def format_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
+    """A table as CSV text. A column that a row lacks is empty; a key that is no column raises ValueError."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer, lineterminator="\n")
+    writer.writerow([defuse(column) for column in columns])
+    known = set(columns)
+    for row in rows:
+        if extra := set(row) - known:
+            raise ValueError(f"a table row has the keys {sorted(extra)}, which are no columns of {list(columns)}")
+        writer.writerow([format_cell(row.get(column)) for column in columns])
+    return buffer.getvalue()
+
+
+def read_csv(path: str | Path) -> list[dict[str, Any]]:
+    """The rows of a table that layerscope wrote.
+
+    Text columns give strings; integer columns an int, ``"mean"`` or ``None``; the others floats, NaN where empty.
+
+    Raises:
+        ArtifactError: the file is missing or is no such table.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return [_parse_row(row) for row in csv.DictReader(file)]
+    except (OSError, ValueError, csv.Error) as error:
+        raise ArtifactError(
+            f"The table {path} could not be read: {error}. It is expected to be a CSV file that layerscope wrote; "
+            "run the command that writes it again."
+        ) from error
+
+
+def _parse_row(row: dict[str, str]) -> dict[str, Any]:
+    parsed: dict[str, Any] = {}
+    for name, cell in row.items():
+        column = undo_defuse(name)
+        if column in TEXT_COLUMNS:
+            parsed[column] = undo_defuse(cell)
+        elif column in INTEGER_COLUMNS:
+            parsed[column] = None if cell == "" else cell if cell == "mean" else int(cell)
+        else:
+            parsed[column] = math.nan if cell == "" else float(cell)
+    return parsed
