@@ -80,19 +80,6 @@ class Denoiser(Protocol):
 
 
 @runtime_checkable
-class NoiseSchedule(Protocol):
-    """A forward process z_t = alpha(t)·z + sigma(t)·eps."""
-
-    name: str
-
-    def steps(self, wanted: list[int] | str) -> list[int]:
-        """Validated steps from a list, or from ``"log_snr(n)"``: n steps equal in log-SNR."""
-
-    def alpha_sigma(self, t: int) -> tuple[float, float]:
-        """alpha and sigma of step t, computed in float64."""
-
-
-@runtime_checkable
 class LabelledData(Protocol):
     """The part of a datamodule that diagnosis and reports read besides the batches."""
 

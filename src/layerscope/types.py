@@ -69,3 +69,20 @@ class LabelSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+
+@dataclass(frozen=True)
+class DiagnosisOutput:
+    """What a bottleneck diagnosis saw of one batch; callbacks read it and never recompute.
+
+    id: B sample ids; index: (B,) rows in the split; target, known: (B, L).
+    logits: float32 (B, C, L), one row per condition, the original first and the reconstruction second.
+    images: name of a condition to its images (B, 3, H, W) in [-1, 1]: "real", "recon" and the pictured noise steps.
+    """
+
+    id: list[str]
+    index: Tensor
+    target: Tensor
+    known: Tensor
+    logits: Tensor
+    images: dict[str, Tensor]

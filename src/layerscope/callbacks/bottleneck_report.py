@@ -1,0 +1,114 @@
+"""Writes the run directory of a bottleneck diagnosis."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from layerscope.artifacts import LONG_COLUMNS, BottleneckScores
+from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.run_folder import run_folder
+from layerscope.callbacks.tensorboard import log_result
+from layerscope.report.bottleneck import COLLAPSE_COLUMNS, AnalysisSettings, analyse_bottleneck
+from layerscope.report.bottleneck_figures import bottleneck_figures
+from layerscope.report.console import verdict_table
+from layerscope.report.figures import write_figures
+
+
+class BottleneckReport(Callback):
+    """Statistics, verdict, tables, figures and summary of E1 and E2, written when the test loop ends.
+
+    Args:
+        level: confidence level of every interval.
+        margin_macro: a macro AUROC drop within this margin does not matter.
+        margin_label: the same for a single label.
+        n_bootstrap: resamples behind the intervals of AP, F1 and collapse points.
+        seed: of the resampling.
+    """
+
+    def __init__(
+        self,
+        level: float = 0.95,
+        margin_macro: float = 0.02,
+        margin_label: float = 0.05,
+        n_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.settings = AnalysisSettings(level, margin_macro, margin_label, n_bootstrap, seed)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if trainer.is_global_zero:
+            run_folder(trainer)  # a missing run directory is an error now, not after hours of work
+        self._started = time.monotonic()
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        loop_seconds = time.monotonic() - self._started
+        task: Any = pl_module
+        scores: BottleneckScores = task.scores
+        rank_zero_info("Computing intervals and writing tables and figures.")
+        analysis = analyse_bottleneck(scores, self.settings)
+        figures = bottleneck_figures(analysis)
+        folder = run_folder(trainer)
+        assert folder.directory is not None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        split = data.eval_split
+        thresholds = task.thresholds
+        summary = {
+            "task": "vae_bottleneck",
+            "experiment_name": folder.directory.path.name,
+            "verdict": analysis.verdict,
+            "teacher_metrics_real": analysis.teacher_metrics_real,
+            "teacher_metrics_recon_t0": analysis.teacher_metrics_recon_t0,
+            "agreement_recon_t0": analysis.agreement_recon_t0,
+            "t_curve": analysis.t_curve_summary,
+            "not_measured": [*task.not_measured(), *analysis.not_measured],
+            "noise": task.describe(),
+            "thresholds": {
+                "source": scores.threshold_source,
+                "fitted_on": thresholds.fitted_on,
+                "global_probability": thresholds.global_probability,
+                "data_hash": thresholds.data_hash,
+                "data_hash_matches": thresholds.data_hash == data.data_hash("val"),
+            },
+            "counts": _counts(scores),
+            "settings": self.settings,
+            "loop_seconds": loop_seconds,
+            **provenance(trainer, split),
+        }
+        with folder.directory.staged() as stage:
+            stage.write_text("config_used.yaml", folder.config_yaml)
+            stage.write_csv("per_label.csv", analysis.per_label, LONG_COLUMNS)
+            stage.write_csv("t_curve.csv", analysis.t_curve, LONG_COLUMNS)
+            stage.write_csv("agreement.csv", analysis.agreement, LONG_COLUMNS)
+            stage.write_csv("collapse.csv", analysis.collapse, COLLAPSE_COLUMNS)
+            stage.write_npz("scores.npz", scores.arrays())
+            write_figures(stage, figures)
+            write_parts(trainer, stage)
+            stage.write_json("summary.json", summary)
+        log_result(trainer, figures, _scalars(analysis.verdict["overall"]))
+        print(f"\n{verdict_table(analysis)}\nResults: {folder.directory.path}")
+
+
+def _counts(scores: BottleneckScores) -> dict[str, Any]:
+    groups = scores.groups
+    return {
+        "images": len(scores.id),
+        "groups": None if groups is None else len(set(groups.tolist())),
+        "labels": len(scores.label),
+        "evaluated_labels": int(scores.evaluated.sum()),
+        "conditions": dict(Counter(scores.kind.tolist())),
+        "positives": {
+            str(name): int(((scores.target[:, i] == 1) & scores.known[:, i]).sum()) for i, name in enumerate(scores.label)
+        },
+    }
+
+
+def _scalars(verdict: dict[str, Any]) -> dict[str, float]:
+    return {f"bottleneck/{key}": value for key, value in verdict.items() if isinstance(value, float)}

@@ -1,0 +1,61 @@
+"""Writes the run directory of a teacher's evaluation (E0)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+
+from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.run_folder import run_folder
+from layerscope.callbacks.tensorboard import log_result
+from layerscope.report.classifier import CLASSIFIER_COLUMNS, analyse_classifier
+from layerscope.report.classifier_figures import classifier_figures
+from layerscope.report.console import classifier_table
+from layerscope.report.figures import write_figures
+
+
+class ClassifierReport(Callback):
+    """Metrics with intervals, thresholds, scores and figures of a classifier, written when the test loop ends.
+
+    Args:
+        level: confidence level of every interval.
+        n_bootstrap: resamples behind the intervals of AP and F1.
+        seed: of the resampling.
+    """
+
+    def __init__(self, level: float = 0.95, n_bootstrap: int = 1000, seed: int = 0) -> None:
+        self.level = level
+        self.n_bootstrap = n_bootstrap
+        self.seed = seed
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        task: Any = pl_module
+        analysis = analyse_classifier(task.scores, level=self.level, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        figures = classifier_figures(analysis)
+        folder = run_folder(trainer)
+        assert folder.directory is not None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        with folder.directory.staged() as stage:
+            stage.write_text("config_used.yaml", folder.config_yaml)
+            stage.write_csv("per_label.csv", analysis.per_label, CLASSIFIER_COLUMNS)
+            stage.write_json("threshold.json", task.thresholds.as_json())
+            stage.write_npz("scores.npz", task.scores.arrays())
+            write_figures(stage, figures)
+            write_parts(trainer, stage)
+            stage.write_json(
+                "summary.json",
+                {
+                    "task": "classifier",
+                    "experiment_name": folder.directory.path.name,
+                    "metrics": analysis.metrics,
+                    "not_measured": analysis.not_measured,
+                    "counts": {"images": len(task.scores.id), "labels": len(task.scores.label)},
+                    **provenance(trainer, data.eval_split),
+                },
+            )
+        log_result(trainer, figures, {f"test/{k}": v for k, v in analysis.metrics.items() if isinstance(v, float)})
+        print(f"\n{classifier_table(analysis)}\nResults: {folder.directory.path}")

@@ -1,0 +1,41 @@
+"""A progress bar that names what a diagnosis is judging."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import TQDMProgressBar
+
+from layerscope.types import Condition
+
+
+class ConditionProgressBar(TQDMProgressBar):
+    """Lightning's bar, and during a diagnosis the condition at work and the images judged per second.
+
+    A batch of a diagnosis is dozens of decoder calls, so the plain bar would stand still for long.
+    """
+
+    def __init__(self, refresh_rate: int = 1) -> None:
+        super().__init__(refresh_rate=refresh_rate)
+        self._judged = 0
+        self._started = 0.0
+        self._shown = 0.0
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super().on_test_start(trainer, pl_module)
+        listeners: Any = getattr(pl_module, "condition_listeners", None)
+        if listeners is not None and self._show not in listeners:
+            listeners.append(self._show)
+        self._judged, self._started = 0, time.monotonic()
+
+    def _show(self, condition: Condition, images: int) -> None:
+        self._judged += images
+        now = time.monotonic()
+        if self.is_disabled or not hasattr(self, "_test_progress_bar") or now - self._shown < 0.2:
+            return
+        self._shown = now
+        name = condition.name if condition.draw is None else f"{condition.name} draw {condition.draw + 1}"
+        rate = self._judged / max(now - self._started, 1e-9)
+        self.test_progress_bar.set_postfix_str(f"{name}, {rate:.0f} judged/s", refresh=True)

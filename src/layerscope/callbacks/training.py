@@ -1,0 +1,63 @@
+"""What a finished training leaves besides checkpoints: its summary, and the model in a format of its own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from layerscope.callbacks.results import provenance
+from layerscope.callbacks.run_folder import run_folder
+
+
+class TrainingSummary(Callback):
+    """Marks a training as finished with ``summary.json`` and ``config_used.yaml``."""
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.interrupted:
+            return
+        folder = run_folder(trainer)
+        assert folder.directory is not None
+        checkpoint: Any = trainer.checkpoint_callback
+        with folder.directory.staged() as stage:
+            stage.write_text("config_used.yaml", folder.config_yaml)
+            stage.write_json(
+                "summary.json",
+                {
+                    "task": type(pl_module).__name__,
+                    "experiment_name": folder.directory.path.name,
+                    "epochs": trainer.current_epoch,
+                    "steps": trainer.global_step,
+                    "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
+                    "best_checkpoint": getattr(checkpoint, "best_model_path", "") or None,
+                    "best_score": float(checkpoint.best_model_score)
+                    if getattr(checkpoint, "best_model_score", None) is not None
+                    else None,
+                    **provenance(trainer, "train"),
+                },
+            )
+
+
+class SaveModel(Callback):
+    """Saves one module of the task in its own format when training ends: a diffusers folder, a safetensors file.
+
+    Args:
+        attribute: the task's module, with a method ``save(path)``: ``autoencoder`` or ``teacher``.
+        name: file or folder inside the run directory.
+    """
+
+    def __init__(self, attribute: str, name: str) -> None:
+        self.attribute = attribute
+        self.name = name
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero or trainer.interrupted:
+            return
+        folder = run_folder(trainer)
+        assert folder.directory is not None
+        path = Path(folder.directory.path) / self.name
+        getattr(pl_module, self.attribute).save(path)
+        rank_zero_info(f"Saved {self.attribute} to {path}")

@@ -1,0 +1,163 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: LightningCLI with any model and data by class_path."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import warnings
+from argparse import ArgumentError
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import set_parsing_settings
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.trainer import Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from layerscope.artifacts import RunDirectory, open_run_directory
+from layerscope.callbacks.run_folder import RunFolder
+from layerscope.errors import ConfigurationError
+
+# What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
+_TRUSTED = ["layerscope", "lightning", "torch", "torchmetrics", "torchvision", "timm", "diffusers", "transformers"]
+_VERBS = ("fit", "validate", "test", "predict")
+
+
+class LayerscopeCLI(LightningCLI):
+    """LightningCLI that claims a run directory before it builds anything, and lets the command line win.
+
+    Lightning would merge the hyperparameters of ``--ckpt_path`` over the command line; here a checkpoint gives
+    weights and training state, and the configuration is what the user wrote.
+    """
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument("--experiment_name", type=str, default="default", help="Name of the run's directory.")
+        parser.add_argument("--output_root", type=str, default="outputs", help="Directory of the run directories.")
+        parser.add_argument("--overwrite", action="store_true", help="Replace a finished result of the same name.")
+        parser.set_defaults({"trainer.use_distributed_sampler": False})
+
+    def _parse_ckpt_path(self) -> None:
+        """Deliberately nothing: see the class docstring."""
+
+    def before_instantiate_classes(self) -> None:
+        config = self.config[self.subcommand]
+        name = config["experiment_name"]
+        if Path(name).name != name or name in ("", ".", ".."):
+            raise ConfigurationError(f"experiment_name is {name!r}: expected a plain name without slashes.")
+        path = Path(config["output_root"]) / name
+        self.run_path = path
+        self.run_is_new = not path.exists()
+        self.run_directory: RunDirectory | None = None
+        if _is_rank_zero() and not config["trainer"].get("fast_dev_run"):
+            self.run_directory = open_run_directory(path, overwrite=config["overwrite"])
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        config = self._get(self.config_init, "trainer")
+        config["default_root_dir"] = str(self.run_path)
+        if config.get("logger") is None and not config.get("fast_dev_run"):
+            from lightning.pytorch.loggers import TensorBoardLogger
+
+            # Empty name and version: events in RUN/tensorboard, and ModelCheckpoint's default RUN/checkpoints.
+            config["logger"] = TensorBoardLogger(
+                save_dir=str(self.run_path), name="", version="", sub_dir="tensorboard", default_hp_metric=False
+            )
+        trainer = super().instantiate_trainer(**kwargs)
+        config_yaml = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
+        trainer.callbacks.append(RunFolder(self.run_directory, config_yaml))
+        return trainer
+
+
+def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[str] = ()) -> int:
+    """One LightningCLI verb with layerscope's errors: 0 when it finished."""
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
+    cli = _Build()
+    try:
+        cli.run(verb, [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)])
+    except ArgumentError as error:
+        raise ConfigurationError(_readable(str(error))) from error
+    except SIGTERMException:
+        return 143
+    except SystemExit as stop:
+        if isinstance(stop.__context__, KeyboardInterrupt):
+            raise KeyboardInterrupt from stop
+        raise
+    finally:
+        cli.clean_up()
+    return 0
+
+
+class _Build:
+    """Keeps hold of a CLI whose constructor runs everything, so that a failed run can be tidied up."""
+
+    def __init__(self) -> None:
+        self.cli: LayerscopeCLI | None = None
+        self.finished = False
+
+    def run(self, verb: str, arguments: list[str]) -> None:
+        keeper = self
+
+        class Cli(LayerscopeCLI):
+            def before_instantiate_classes(self) -> None:
+                keeper.cli = self
+                super().before_instantiate_classes()
+
+        per_verb = {"parser_mode": "omegaconf", "exit_on_error": False}
+        Cli(
+            save_config_callback=None,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_kwargs={**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
+            args=[verb, *arguments],
+        )
+        self.finished = True
+
+    def clean_up(self) -> None:
+        """A failed run that never had a result leaves no directory behind; checkpoints are kept."""
+        if self.finished or self.cli is None or not getattr(self.cli, "run_is_new", False) or not _is_rank_zero():
+            return
+        path = self.cli.run_path
+        if path.is_dir() and not (path / "summary.json").exists() and not (path / "checkpoints").exists():
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _is_rank_zero() -> bool:
+    """Before Lightning has set up its ranks: launched workers know theirs from the environment."""
+    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+
+
+def shipped(name: str) -> Path:
+    """A shipped file such as ``configs/vae/diagnostic/demo.yaml``: from the package, or from the source tree."""
+    installed = Path(str(resources.files("layerscope"))) / name
+    return installed if installed.exists() else Path(__file__).parents[3] / name
+
+
+def _find_config(argument: str, before: str) -> str:
+    """``--config configs/...`` finds the shipped configuration from any working directory."""
+    flag, equals, value = argument.partition("=")
+    if before in ("--config", "-c"):
+        flag, equals, value = "", "", argument
+    elif flag != "--config":
+        return argument
+    if not Path(value).exists():
+        if not shipped(value).exists():
+            raise ConfigurationError(
+                f"The configuration {value} does not exist, neither here ({Path.cwd()}) nor among the shipped ones in "
+                f"{shipped('configs')}."
+            )
+        value = str(shipped(value))
+    return f"{flag}{equals}{value}"
+
+
+def _readable(message: str) -> str:
+    """jsonargparse's message with the way out of a denied import."""
+    if "import path denylist" in message or "import_path_allowlist" in message:
+        message = message.split("Add the import path to import_path_allowlist")[0]
+        message += " Allow it with --allow-import NAME if you trust that module."
+    return message

@@ -1,0 +1,175 @@
+"""The bootstrap for what has no closed-form interval: average precision, F1 and collapse points.
+
+One matrix of weights is drawn and used for every label, condition and candidate, so that differences are paired. A
+resample is a row of weights: how often each sample was drawn.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from layerscope.errors import DataError
+from layerscope.functional.intervals import group_index
+from layerscope.functional.ranking import AurocInfluence, tie_groups
+from layerscope.functional.scored_labels import FloatArray, scored_labels
+
+# Weights of a chunk of resamples, in numbers: small enough to stay in a core's cache through all passes.
+_CHUNK = 262_144
+
+
+@dataclass(frozen=True)
+class WeightedRanking:
+    """Metrics of every resample, each (B,) or, for several labels, (B, L).
+
+    NaN where the resample has no positives (all), or no negatives (auroc, ap).
+    """
+
+    auroc: FloatArray
+    ap: FloatArray
+    f1_fixed: FloatArray
+    f1_reopt: FloatArray
+
+
+def resample_weights(n: int, n_resamples: int, seed: int, group: ArrayLike | None = None) -> NDArray[np.float32]:
+    """How often each of n samples occurs in each resample: (B, n) float32 holding whole numbers.
+
+    Args:
+        n: samples; n_resamples: B.
+        seed: the same seed, n and groups give the same weights.
+        group: (n,) or None; groups are drawn whole, as many as there are.
+
+    Raises:
+        DataError: the number of group entries is not n.
+    """
+    index = np.arange(n) if group is None else group_index(group)
+    if len(index) != n:
+        raise DataError(f"There are {len(index)} group entries for {n} samples; give one group per sample.")
+    n_units = int(index.max()) + 1 if n else 0
+    rng = np.random.default_rng(seed)
+    weights = np.empty((n_resamples, n), dtype=np.float32)
+    for row in weights:
+        row[:] = np.bincount(rng.integers(n_units, size=n_units), minlength=n_units)[index]
+    return weights
+
+
+def weighted_ranking(
+    score: ArrayLike,
+    target: ArrayLike,
+    known: ArrayLike | None,
+    weights: NDArray[np.float32],
+    threshold: float | None = None,
+) -> WeightedRanking:
+    """AUROC, average precision and F1 of one label on every resample, from one sort.
+
+    Args:
+        score, target: (N,); known: (N,) or None.
+        weights: (B, N) from `resample_weights`.
+        threshold: for f1_fixed, ``score >= threshold``; f1_fixed is NaN without one (None or NaN).
+
+    Returns:
+        Arrays (B,). Ties are one step; f1_reopt is the exact maximum over thresholds on that resample.
+
+    Raises:
+        DataError: the weights do not belong to the samples.
+    """
+    column = np.asarray(score).reshape(-1, 1)
+    given = None if known is None else np.asarray(known).reshape(-1, 1)
+    values, positive, mask = scored_labels(column, np.asarray(target).reshape(-1, 1), given)
+    if weights.ndim != 2 or weights.shape[1] != len(values):
+        raise DataError(f"Weights have shape {weights.shape}; they must be (resamples, {len(values)} samples).")
+    rows = np.flatnonzero(mask[:, 0])
+    rows = rows[np.argsort(-values[rows, 0], kind="stable")]
+    descending = values[rows, 0]
+    places = np.flatnonzero(positive[rows, 0])
+    result = np.full((4, len(weights)), np.nan)
+    if len(places):
+        start, end = tie_groups(descending)
+        # Between two positives only negatives are added, which change neither AP nor the maximum of F1: the ends of
+        # tie groups that hold a positive are the only cuts needed.
+        with_positive = np.unique(np.searchsorted(end, places, side="right"))
+        cut_start, cut_end = start[with_positive], end[with_positive]
+        positives_before = np.searchsorted(places, cut_start)
+        positives_through = np.searchsorted(places, cut_end)
+        called = None
+        if threshold is not None and not np.isnan(threshold):
+            called = int((descending.astype(np.float64) >= threshold).sum())
+        step = max(1, _CHUNK // len(rows))
+        for first in range(0, len(weights), step):
+            chunk = np.take(weights[first : first + step], rows, axis=1)
+            everyone = _running_sum(chunk)
+            hits = _running_sum(chunk[:, places])
+            through, found = everyone[:, cut_end], hits[:, positives_through]
+            n_pos, n_neg = hits[:, -1:], everyone[:, -1:] - hits[:, -1:]
+            gained = found - hits[:, positives_before]
+            false_before = everyone[:, cut_start] - hits[:, positives_before]
+            false_through = through - found
+            with np.errstate(divide="ignore", invalid="ignore"):
+                part = result[:, first : first + step]
+                part[0] = (gained * (n_neg - 0.5 * (false_before + false_through))).sum(axis=1) / (n_pos * n_neg)[:, 0]
+                part[1] = (gained * found / np.maximum(through, 1.0)).sum(axis=1) / n_pos[:, 0]
+                part[1, n_neg[:, 0] == 0] = np.nan
+                if called is not None:
+                    true_called = hits[:, np.searchsorted(places, called)]
+                    part[2] = 2.0 * true_called / (everyone[:, called] + n_pos[:, 0])
+                    part[2, n_pos[:, 0] == 0] = np.nan
+                part[3] = (2.0 * found / (through + n_pos)).max(axis=1)
+                part[3, n_pos[:, 0] == 0] = np.nan
+    return WeightedRanking(*result)
+
+
+def _running_sum(chunk: NDArray[np.float32]) -> FloatArray:
+    """(B, n) to (B, n + 1) sums of the first 0, 1, ..., n columns; whole numbers, exact in float64."""
+    sums = np.zeros((chunk.shape[0], chunk.shape[1] + 1))
+    np.cumsum(chunk, axis=1, dtype=np.float64, out=sums[:, 1:])
+    return sums
+
+
+def weighted_ranking_labels(
+    score: ArrayLike,
+    target: ArrayLike,
+    known: ArrayLike | None,
+    weights: NDArray[np.float32],
+    threshold: float | ArrayLike | None = None,
+) -> WeightedRanking:
+    """`weighted_ranking` of every label: score, target, known (N, L), threshold scalar, (L,) or None; arrays (B, L)."""
+    values, positive, mask = scored_labels(score, target, known)
+    tau = np.broadcast_to(np.asarray(np.nan if threshold is None else threshold, dtype=np.float64), values.shape[1:])
+    each = [
+        weighted_ranking(values[:, label], positive[:, label], mask[:, label], weights, float(tau[label]))
+        for label in range(values.shape[1])
+    ]
+    return WeightedRanking(
+        *(np.stack([getattr(one, name) for one in each], axis=1) for name in ("auroc", "ap", "f1_fixed", "f1_reopt"))
+    )
+
+
+def linear_resamples(influence: AurocInfluence, weights: NDArray[np.float32]) -> FloatArray:
+    """AUROC of every resample to first order, (B, L): value + weights·psi / N, kept inside [0, 1].
+
+    One matrix product for all labels, exact up to terms of order 1/n_pos; for collapse points over many conditions,
+    where `weighted_ranking` would sort and sum for each. NaN where a label is undefined, or where a resample holds
+    no positives or no negatives of it.
+    """
+    n_rows = len(influence.psi)
+    moved = influence.value + (weights @ influence.psi.astype(np.float32)).astype(np.float64) / n_rows
+    held = (weights @ influence.positive.astype(np.float32) > 0) & (weights @ influence.negative.astype(np.float32) > 0)
+    return np.where(held, np.clip(moved, 0.0, 1.0), np.nan)
+
+
+def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
+    """Percentile interval over resamples: samples (B, ...) to lo (...), hi (...), n_undefined (...).
+
+    Undefined resamples (NaN) are left out and counted; lo and hi are NaN where none is defined.
+    """
+    array = np.asarray(samples, dtype=np.float64)
+    flat = np.sort(array.reshape(len(array), -1), axis=0)
+    undefined = np.isnan(flat).sum(axis=0)
+    lo, hi = np.full(flat.shape[1], np.nan), np.full(flat.shape[1], np.nan)
+    for column in np.flatnonzero(undefined < len(flat)):
+        defined = flat[: len(flat) - undefined[column], column]
+        lo[column], hi[column] = np.quantile(defined, [0.5 - level / 2, 0.5 + level / 2])
+    shape = array.shape[1:]
+    return lo.reshape(shape), hi.reshape(shape), undefined.reshape(shape).astype(np.int64)

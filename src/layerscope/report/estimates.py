@@ -1,0 +1,112 @@
+"""Point estimates with paired intervals, for K columns (labels, or one macro column) under G conditions.
+
+Condition 0 is the real image; every difference is taken to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from scipy.special import ndtr
+
+from layerscope.functional.bootstrap import percentile_interval
+from layerscope.functional.intervals import (
+    auroc_interval,
+    cluster_sums,
+    mean_interval,
+    paired_difference,
+    simultaneous_critical_value,
+)
+from layerscope.functional.ranking import AurocInfluence
+from layerscope.functional.scored_labels import FloatArray
+
+
+@dataclass
+class Estimates:
+    """value, lo, hi and delta, delta_lo, delta_hi, p: all (G, K), NaN where undefined or not computed.
+
+    delta_se: (G, K) standard error of delta, NaN for bootstrapped metrics.
+    sim_lo, sim_hi: (G, K) simultaneous band of delta, filled by ``add_band``.
+    delta_psi: G - 1 arrays (N, K), influence of the differences of conditions 1 and up; empty where not computed.
+    """
+
+    value: FloatArray
+    lo: FloatArray
+    hi: FloatArray
+    delta: FloatArray
+    delta_lo: FloatArray
+    delta_hi: FloatArray
+    delta_se: FloatArray
+    p: FloatArray
+    sim_lo: FloatArray
+    sim_hi: FloatArray
+    delta_psi: list[FloatArray] = field(default_factory=list)
+
+    @classmethod
+    def of_values(cls, value: FloatArray) -> Estimates:
+        """Values and differences without any interval; the real image has no difference to itself."""
+        empty = [np.full(value.shape, np.nan) for _ in range(8)]
+        delta = value - value[:1]
+        delta[0] = np.nan
+        return cls(value, empty[0], empty[1], delta, *empty[2:])
+
+    def add_band(self, cells: Sequence[tuple[int, int]], group: np.ndarray | None, level: float, seed: int) -> None:
+        """A simultaneous band over the given (condition, column) cells, all differences at once."""
+        defined = [(g, k) for g, k in cells if np.isfinite(self.delta_se[g, k])]
+        if not defined:
+            return
+        sums = cluster_sums(np.stack([self.delta_psi[g - 1][:, k] for g, k in defined], axis=1), group)
+        critical = simultaneous_critical_value(sums, level, seed=seed)
+        for g, k in defined:
+            half = critical * self.delta_se[g, k]
+            self.sim_lo[g, k] = max(self.delta[g, k] - half, -1.0)
+            self.sim_hi[g, k] = min(self.delta[g, k] + half, 1.0)
+
+
+
+def from_influence(influences: Sequence[AurocInfluence], group: np.ndarray | None, level: float) -> Estimates:
+    """AUROC of G conditions with paired DeLong intervals; each influence is averaged over draws."""
+    estimates = Estimates.of_values(np.stack([one.value for one in influences]))
+    for g, one in enumerate(influences):
+        _, estimates.lo[g], estimates.hi[g] = auroc_interval(one, group, level)
+        if g == 0:
+            continue
+        paired = paired_difference(influences[0], one, group, level)
+        estimates.delta[g], estimates.delta_se[g], estimates.p[g] = paired.delta, paired.se, paired.p
+        estimates.delta_lo[g], estimates.delta_hi[g] = np.maximum(paired.lo, -1), np.minimum(paired.hi, 1)
+        estimates.delta_psi.append(paired.psi)
+    return estimates
+
+
+def from_means(values: Sequence[FloatArray], known: np.ndarray, group: np.ndarray | None, level: float) -> Estimates:
+    """Means over samples with paired intervals: G arrays (N, K) and their mask (N, K), to (G, K)."""
+    means = [mean_interval(one, group, known, level) for one in values]
+    estimates = Estimates.of_values(np.stack([one.mean for one in means]))
+    for g, one in enumerate(means):
+        estimates.lo[g], estimates.hi[g] = one.lo, one.hi
+        if g == 0:
+            continue
+        paired = mean_interval(values[g] - values[0], group, known, level)
+        estimates.delta[g], estimates.delta_se[g] = paired.mean, paired.se
+        estimates.delta_lo[g], estimates.delta_hi[g] = paired.lo, paired.hi
+        estimates.p[g] = two_sided_p(paired.mean, paired.se)
+    return estimates
+
+
+def from_bootstrap(value: FloatArray, samples: FloatArray, level: float) -> Estimates:
+    """Percentile intervals from paired resamples: value (G, K), samples (B, G, K), the same resamples for all."""
+    estimates = Estimates.of_values(value)
+    lo, hi, _ = percentile_interval(samples, level)
+    estimates.lo[:], estimates.hi[:] = np.where(np.isnan(value), np.nan, [lo, hi])
+    lo, hi, _ = percentile_interval(samples[:, 1:] - samples[:, :1], level)
+    estimates.delta_lo[1:], estimates.delta_hi[1:] = np.where(np.isnan(value[1:]), np.nan, [lo, hi])
+    return estimates
+
+
+def two_sided_p(delta: FloatArray, se: FloatArray) -> FloatArray:
+    """Two-sided p of delta = 0; 1 for identical values, NaN where delta or se is."""
+    with np.errstate(divide="ignore", invalid="ignore"):
+        z = np.where((delta == 0) & (se == 0), 0.0, np.abs(delta) / se)
+    return np.asarray(2 * ndtr(-z))

@@ -1,0 +1,154 @@
+"""The units in which latent noise is added, and the linear estimate of what the noise left."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from layerscope.errors import ConfigurationError, NumericalError
+from layerscope.functional.noise import DDPMSchedule, BetaSchedule, FlowMatchSchedule, NoiseSchedule, TableSchedule
+from layerscope.protocols import Autoencoder
+
+# From this log-SNR down (SDXL's t = 150) the draw is most of the variance of a sample's score.
+_MANY_DRAWS_BELOW_LOG_SNR = 2.96
+
+
+@dataclass
+class NoiseSettings:
+    """The noise sweep of a diagnosis.
+
+    Args:
+        scheduler: ``ddpm`` (SDXL's and Stable Diffusion's training schedule), ``flow_match`` (SD3, Flux), ``custom``
+            (from ``alpha_sigma`` or ``betas``), or a schedule of your own by class_path.
+        timesteps: steps of the schedule, or ``"log_snr(n)"`` for n steps equal in log-SNR; 0 is the clean
+            reconstruction, which is always evaluated.
+        draws: noise draws per step; ``auto`` takes 4 from log-SNR 2.96 down (SDXL's t = 150) and 1 above.
+        seed: with sample id and draw it decides every sample's noise.
+        alpha_sigma: with ``custom``: [alpha, sigma] pairs, step t being the t-th, counted from 1.
+        betas: with ``custom``: the betas of a variance-preserving process, steps counted from 0.
+        latent_normalisation: ``measured`` subtracts the mean and divides by the standard deviation per channel,
+            measured on this data with this encoder; ``config`` uses the autoencoder's own scaling and shift factors.
+        latent_statistics_images: number of images, evenly spaced over the evaluated split, to measure on.
+        denoiser: ``none`` decodes the noisy latent, which tests the decoder's robustness; ``wiener`` decodes its
+            linear estimate, which tests what information is left; or a module of your own by class_path, called
+            as ``denoiser(z, alpha, sigma)``.
+    """
+
+    scheduler: Literal["ddpm", "flow_match", "custom"] | NoiseSchedule = "ddpm"
+    timesteps: list[int] | str = "log_snr(10)"
+    draws: int | Literal["auto"] = "auto"
+    seed: int = 123
+    alpha_sigma: list[tuple[float, float]] | None = None
+    betas: list[float] | None = None
+    latent_normalisation: Literal["measured", "config"] = "measured"
+    latent_statistics_images: int = 256
+    denoiser: Literal["none", "wiener"] | nn.Module = "none"
+
+    def schedule(self) -> NoiseSchedule:
+        """The noise schedule that ``scheduler`` names."""
+        given = [name for name in ("alpha_sigma", "betas") if getattr(self, name) is not None]
+        if given and self.scheduler != "custom":
+            raise ConfigurationError(f"noise.{given[0]} is read only with noise.scheduler: custom.")
+        match self.scheduler:
+            case "ddpm":
+                return DDPMSchedule()
+            case "flow_match":
+                return FlowMatchSchedule()
+            case "custom":
+                if len(given) != 1:
+                    raise ConfigurationError(
+                        "noise.scheduler: custom needs either noise.alpha_sigma, a list of [alpha, sigma] pairs, or "
+                        f"noise.betas, a list of betas; got {' and '.join(given) or 'neither'}."
+                    )
+                return BetaSchedule(self.betas) if self.betas is not None else TableSchedule(self.alpha_sigma or [])
+            case NoiseSchedule():
+                return self.scheduler
+            case _:
+                raise ConfigurationError(f"noise.scheduler is {self.scheduler!r}: expected ddpm, flow_match or custom.")
+
+    def draws_at(self, log_snr: float) -> int:
+        """Number of noise draws at a step."""
+        if self.draws == "auto":
+            return 4 if log_snr < _MANY_DRAWS_BELOW_LOG_SNR else 1
+        if self.draws < 1:
+            raise ConfigurationError(f"noise.draws is {self.draws}: expected at least 1, or auto.")
+        return self.draws
+
+
+class LatentSpace:
+    """Raw latents to noise units and back.
+
+    Attributes:
+        variance: mean over channels of the variance in noise units; 1 when measured.
+        mean, std: (C,) of the raw latent (``measured``) or of the autoencoder's scaled latent (``config``).
+    """
+
+    def __init__(
+        self,
+        autoencoder: Autoencoder,
+        normalisation: Literal["measured", "config"],
+        statistics: dict[str, Tensor],
+    ) -> None:
+        self._autoencoder = autoencoder
+        self._measured = normalisation == "measured"
+        self.mean, self.std = statistics["mean"], statistics["std"]
+        if self._measured and not bool((self.std > 0).all()):
+            dead = (self.std == 0).nonzero().flatten().tolist()
+            # A channel that never varies carries nothing: it keeps its value and gets unit noise.
+            self.std = torch.where(self.std == 0, torch.ones_like(self.std), self.std)
+            self.dead_channels = dead
+        else:
+            self.dead_channels = []
+        if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.std).all()):
+            raise NumericalError(
+                "The autoencoder's latents are NaN or infinite on the images measured for normalisation. Check its "
+                "weights, or run in 32-bit precision (SDXL's VAE overflows in float16)."
+            )
+        power = statistics["power"]
+        self._power = (power / self.std.square()[:, None, None] if self._measured else power).float()
+        self._offset = (torch.zeros_like(self.mean) if self._measured else self.mean).float()[:, None, None]
+        self.variance = float(self._power.mean())
+
+    def effective_log_snr(self, log_snr: float) -> float:
+        """The schedule's log-SNR corrected by the latent's real variance in noise units."""
+        return log_snr + math.log(self.variance) if self.variance > 0 else -math.inf
+
+    def normalise(self, z: Tensor) -> Tensor:
+        """Raw latents (B, C, h, w) to noise units."""
+        if not self._measured:
+            return self._autoencoder.scale(z).float()
+        mean, std = (s.float()[:, None, None] for s in (self.mean, self.std))
+        return (z.float() - mean) / std
+
+    def unnormalise(self, u: Tensor) -> Tensor:
+        """The inverse of ``normalise``."""
+        if not self._measured:
+            return self._autoencoder.unscale(u)
+        mean, std = (s.float()[:, None, None] for s in (self.mean, self.std))
+        return u * std + mean
+
+    def wiener(self, u: Tensor, alpha: float, sigma: float) -> Tensor:
+        """The best linear shift-invariant estimate of the clean latent: (B, C, h, w) in noise units.
+
+        Per channel and frequency, alpha·S / (alpha²·S + sigma²) with S the measured power spectrum (Wiener 1949).
+        """
+        gain = alpha * self._power / (alpha**2 * self._power + sigma**2)
+        centred = torch.fft.fft2(u - alpha * self._offset, norm="ortho")
+        return torch.fft.ifft2(centred * gain, norm="ortho").real + self._offset
+
+    def denoiser(self, choice: Literal["none", "wiener"] | nn.Module) -> Callable[[Tensor, float, float], Tensor]:
+        """The function (u, alpha, sigma) to u that stands between noise and decoder."""
+        match choice:
+            case "none":
+                return lambda u, alpha, sigma: u
+            case "wiener":
+                return self.wiener
+            case nn.Module():
+                return choice
+            case _:
+                raise ConfigurationError(f"noise.denoiser is {choice!r}: expected none, wiener or a class_path.")
