@@ -7,7 +7,7 @@ bootstrap resamples are one call.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -129,12 +129,11 @@ def collapse_point(
 ) -> tuple[CollapseState, float]:
     """`collapse_points` of one curve: log_snr (T,), auroc (T,) to (state, log-SNR or NaN).
 
-    >>> collapse_point([4.0, 2.0, 0.0, -2.0], [0.9, 0.8, 0.6, 0.5], auroc_real=0.9, auroc_recon=0.9)
+    >>> collapse_point([4.0, 2.0, 0.0, -2.0], [1.0, 1.0, 0.5, 0.5], auroc_real=1.0, auroc_recon=1.0)
     ('collapsed', 1.0)
     """
     state, point = collapse_points(log_snr, auroc, auroc_real, auroc_recon, minimum_real)
-    name: CollapseState = state.item()
-    return name, float(point)
+    return cast("CollapseState", state.item()), float(point)
 
 
 def collapse_interval(state: ArrayLike, point: ArrayLike, level: float = 0.95) -> CollapseInterval:

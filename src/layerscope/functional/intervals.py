@@ -20,8 +20,8 @@ from layerscope.errors import DataError
 from layerscope.functional.ranking import AurocInfluence, auroc_influence
 from layerscope.functional.scored_labels import BoolArray, FloatArray, IntArray
 
-# Averages of identical values differ by rounding, about 1e-16; the smallest true step of an AUROC, half a pair of
-# samples, stays above 1e-11 for any data set that fits on a disk.
+# Averages of identical values differ by rounding, about 1e-16; the smallest true step of an AUROC is half a pair of
+# samples, 0.5 / (positives x negatives), which is larger up to a million of each.
 _ROUNDING = 1e-13
 
 

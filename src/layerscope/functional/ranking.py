@@ -172,8 +172,8 @@ def macro_influence(influence: AurocInfluence) -> AurocInfluence:
         psi,
         influence.n_pos[defined].sum(keepdims=True),
         influence.n_neg[defined].sum(keepdims=True),
-        influence.positive[:, defined].any(axis=1, keepdims=True),
-        influence.negative[:, defined].any(axis=1, keepdims=True),
+        np.logical_or.reduce(influence.positive[:, defined], axis=1, keepdims=True),
+        np.logical_or.reduce(influence.negative[:, defined], axis=1, keepdims=True),
     )
 
 
@@ -214,8 +214,8 @@ def micro_auroc_influence(score: ArrayLike, target: ArrayLike, known: ArrayLike 
     return replace(
         pairs,
         psi=pairs.psi.reshape(n_rows, n_labels).sum(axis=1, keepdims=True) / n_labels,
-        positive=pairs.positive.reshape(n_rows, n_labels).any(axis=1, keepdims=True),
-        negative=pairs.negative.reshape(n_rows, n_labels).any(axis=1, keepdims=True),
+        positive=np.logical_or.reduce(pairs.positive.reshape(n_rows, n_labels), axis=1, keepdims=True),
+        negative=np.logical_or.reduce(pairs.negative.reshape(n_rows, n_labels), axis=1, keepdims=True),
     )
 
 
