@@ -13,7 +13,8 @@ from layerscope.artifacts.scores import BottleneckScores
 class ConditionGroup:
     """One condition: its name, where it lies on the noise schedule, and its rows in ``BottleneckScores.logits``.
 
-    t: step, or None without noise. log_snr, log_snr_eff: nats, NaN without noise. rows: one per draw.
+    t: step, or None without noise. log_snr, log_snr_eff: nats, NaN without noise. rows: one per draw;
+    draws: their numbers.
     """
 
     name: str
@@ -22,6 +23,7 @@ class ConditionGroup:
     log_snr: float
     log_snr_eff: float
     rows: tuple[int, ...]
+    draws: tuple[int, ...] = ()
 
 
 def group_conditions(scores: BottleneckScores) -> list[ConditionGroup]:
@@ -41,6 +43,7 @@ def group_conditions(scores: BottleneckScores) -> list[ConditionGroup]:
                 # Measured per draw where the latent's own scale enters; one number serves as the axis.
                 log_snr_eff=float(np.mean(scores.log_snr_eff[members])),
                 rows=tuple(members),
+                draws=tuple(int(scores.draw[row]) for row in members) if kind == "noise" else (),
             )
         )
     order = {"real": 0, "recon": 1, "noise": 2, "control": 3}

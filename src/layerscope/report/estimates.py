@@ -47,7 +47,7 @@ class Estimates:
     @classmethod
     def of_values(cls, value: FloatArray) -> Estimates:
         """Values and differences without any interval; the real image has no difference to itself."""
-        empty = [np.full(value.shape, np.nan) for _ in range(8)]
+        empty: list[FloatArray] = [np.full(value.shape, np.nan) for _ in range(8)]
         delta = value - value[:1]
         delta[0] = np.nan
         return cls(value, empty[0], empty[1], delta, *empty[2:])
@@ -63,7 +63,6 @@ class Estimates:
             half = critical * self.delta_se[g, k]
             self.sim_lo[g, k] = max(self.delta[g, k] - half, -1.0)
             self.sim_hi[g, k] = min(self.delta[g, k] + half, 1.0)
-
 
 
 def from_influence(influences: Sequence[AurocInfluence], group: np.ndarray | None, level: float) -> Estimates:
@@ -93,6 +92,16 @@ def from_means(values: Sequence[FloatArray], known: np.ndarray, group: np.ndarra
         estimates.delta_lo[g], estimates.delta_hi[g] = paired.lo, paired.hi
         estimates.p[g] = two_sided_p(paired.mean, paired.se)
     return estimates
+
+
+def macro_values(
+    values: Sequence[FloatArray], known: np.ndarray, used: np.ndarray, group: np.ndarray | None
+) -> list[FloatArray]:
+    """Per-sample values (N, 1) whose mean is the mean over the used labels of the labels' means, with its influence."""
+    means = [mean_interval(one, group, known) for one in values]
+    if not used.any():
+        return [np.full((len(known), 1), np.nan) for _ in values]
+    return [(one.mean + one.psi)[:, used].mean(axis=1, keepdims=True) for one in means]
 
 
 def from_bootstrap(value: FloatArray, samples: FloatArray, level: float) -> Estimates:

@@ -26,7 +26,7 @@ from layerscope.functional.ranking import (
 )
 from layerscope.functional.scored_labels import FloatArray
 from layerscope.functional.thresholds import best_label_thresholds
-from layerscope.report.estimates import Estimates, from_bootstrap, from_influence, from_means
+from layerscope.report.estimates import Estimates, from_bootstrap, from_influence, from_means, macro_values
 
 METRICS = ("auroc", "ap", "f1_fixed", "f1_fixed_label", "f1_reopt", "ece", "brier")
 BOOTSTRAPPED = ("ap", "f1_fixed", "f1_fixed_label", "f1_reopt")
@@ -68,6 +68,11 @@ class GroundTruth:
         if self.n_pos[label] == self.n[label]:
             return "undefined: no negatives"
         return ""
+
+    def labels_used(self) -> str:
+        """``n_labels_used=4/5``; empty where the macro averages run over every label."""
+        defined = self.defined
+        return "" if defined.all() else f"n_labels_used={int(defined.sum())}/{len(defined)}"
 
 
 @dataclass
@@ -139,6 +144,8 @@ def measure_labels(
     label["auroc"] = from_influence(ranked, truth.group, level)
     macro["auroc"] = from_influence([macro_influence(one) for one in ranked], truth.group, level)
     label["brier"] = from_means(squared_errors, known, truth.group, level)
+    macro_errors = macro_values(squared_errors, known, defined, truth.group)
+    macro["brier"] = from_means(macro_errors, np.ones((n, 1), dtype=np.bool_), truth.group, level)
     for metric in BOOTSTRAPPED:
         label[metric] = from_bootstrap(mean[metric], samples[metric], level)
         macro[metric] = from_bootstrap(mean_over(mean[metric], defined), mean_over(samples[metric], defined), level)

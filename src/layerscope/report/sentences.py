@@ -130,7 +130,7 @@ def _shift_sentence(overall: Mapping[str, Any], shifted: Sequence[Mapping[str, A
         names = f"all labels together (flip rate {100 * overall['flip_rate']:.1f} %)"
     return (
         f"Score shift without loss of ranking for {names}: F1 at the fixed threshold falls although AUROC holds, "
-        "so a new threshold repairs the decisions."
+        "and a refitted threshold brings most of it back."
     )
 
 
@@ -143,6 +143,8 @@ def _noise_sentence(overall: Mapping[str, Any]) -> str:
             "Under latent noise the macro AUROC never falls below the margin with certainty, down to log-SNR "
             f"{short(overall['lowest_log_snr'], 1)}"
         )
+    elif overall["verdict"] == "bottleneck" and t == 0:
+        text = "Under latent noise the macro AUROC stays below the margin at every step"
     else:
         text = (
             f"Under latent noise the macro AUROC lies below the margin from log-SNR {short(onset, 1)} (t = {t:.0f}) on"

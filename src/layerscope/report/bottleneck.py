@@ -1,0 +1,487 @@
+"""From stored scores to the tables and the verdict of a bottleneck diagnosis. Needs no model and no image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from layerscope.artifacts.scores import BottleneckScores
+from layerscope.errors import ArtifactError
+from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
+from layerscope.functional.verdict import decide, needed_positives
+from layerscope.report.agreement import agreement_rows, similarity_rows
+from layerscope.report.collapse import collapse_rows
+from layerscope.report.conditions import ConditionGroup, group_conditions
+from layerscope.report.estimates import Estimates
+from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
+from layerscope.report.rows import MACRO, MICRO, RESERVED_LABELS, Row, long_row, with_estimates
+from layerscope.report.sentences import overall_sentence
+
+# Below this many positives or negatives the normal approximation of the intervals is rough.
+_FEW = 10
+
+
+@dataclass(frozen=True)
+class AnalysisSettings:
+    """How sure, and what would matter.
+
+    level: of all intervals and bands, in (0, 1). margin_macro, margin_label: losses of AUROC that would matter.
+    n_bootstrap: resamples for AP, F1 and collapse points. seed: of resamples and bands.
+    """
+
+    level: float = 0.95
+    margin_macro: float = 0.02
+    margin_label: float = 0.05
+    n_bootstrap: int = 1000
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class BottleneckAnalysis:
+    """Tables as lists of rows (columns in ``artifacts.tables``) and the fields of summary.json.
+
+    per_label, t_curve, agreement: long rows. collapse: rows of collapse.csv.
+    teacher_metrics_real, teacher_metrics_recon_t0: ``macro``, ``micro`` and counts. agreement_recon_t0: metric to value
+    and interval. t_curve_summary: one record per noise step. verdict: ``overall`` and ``per_label``.
+    not_measured: records ``what`` and ``reason``. display_names: label to the name shown in figures.
+    """
+
+    per_label: list[Row]
+    t_curve: list[Row]
+    agreement: list[Row]
+    collapse: list[Row]
+    teacher_metrics_real: dict[str, Any]
+    teacher_metrics_recon_t0: dict[str, Any]
+    agreement_recon_t0: dict[str, Any]
+    t_curve_summary: list[dict[str, Any]]
+    verdict: dict[str, Any]
+    not_measured: list[dict[str, str]]
+    display_names: dict[str, str]
+
+    def summary(self) -> dict[str, Any]:
+        """The fields of summary.json that come from the statistics."""
+        return {
+            "teacher_metrics_real": self.teacher_metrics_real,
+            "teacher_metrics_recon_t0": self.teacher_metrics_recon_t0,
+            "agreement_recon_t0": self.agreement_recon_t0,
+            "t_curve": self.t_curve_summary,
+            "verdict": self.verdict,
+            "not_measured": self.not_measured,
+        }
+
+
+def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | None = None) -> BottleneckAnalysis:
+    """All statistics of a diagnosis.
+
+    Intervals are paired with the real image and clustered by group; they cover test samples and the noise draws, not
+    training seeds. Labels are fixed from the ground truth; an undefined one is a row with its reason.
+
+    Raises:
+        ArtifactError: no label is evaluated, or there are no samples.
+        NumericalError: a logit of a known label is not finite.
+    """
+    settings = settings or AnalysisSettings()
+    columns = np.flatnonzero(scores.evaluated)
+    if not len(columns) or not len(scores.id):
+        raise ArtifactError(
+            f"The scores hold {len(scores.id)} samples and {len(columns)} evaluated labels; a diagnosis needs at least "
+            "one of each. Check the split and the `evaluated` entries of the label schema."
+        )
+    names = [_unreserved(str(scores.label[k])) for k in columns]
+    display = {name: str(scores.label_display[k]) for name, k in zip(names, columns)}
+    truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), scores.groups)
+    logits = scores.logits[:, :, columns]
+    threshold_label = scores.threshold_label[columns]
+    conditions = group_conditions(scores)
+    recon = next(g for g, condition in enumerate(conditions) if condition.kind == "recon")
+
+    metrics = measure_labels(
+        logits,
+        truth,
+        [condition.rows for condition in conditions],
+        scores.threshold_global,
+        threshold_label,
+        settings.level,
+        settings.n_bootstrap,
+        settings.seed,
+    )
+    auroc = metrics.label["auroc"]
+    saturated = _widen_saturated(auroc, logits, truth, conditions, settings.level)
+    _add_bands(metrics, truth, conditions, recon, saturated, settings)
+    _adjust_p(auroc, conditions, recon)
+
+    collapse = collapse_rows(
+        metrics, truth, names, conditions, settings.margin_macro, settings.margin_label, settings.level
+    )
+    agreement = agreement_rows(
+        logits, truth, names, conditions, scores.threshold_global, threshold_label, settings.level
+    )
+    agreement += similarity_rows(scores, conditions, truth.group, settings.level)
+    flip_rate = {
+        row["label"]: row["value"] for row in agreement if row["condition"] == "recon" and row["metric"] == "flip_rate"
+    }
+    labels = [
+        _label_verdict(k, name, display[name], metrics, truth, recon, collapse, flip_rate, saturated, settings)
+        for k, name in enumerate(names)
+    ]
+    overall = _overall_verdict(metrics, truth, conditions, recon, collapse, flip_rate, settings)
+    overall["sentence"] = overall_sentence(overall, labels, settings.level)
+    return BottleneckAnalysis(
+        per_label=_per_label_rows(metrics, truth, names, conditions, labels, saturated),
+        t_curve=_t_curve_rows(metrics, truth, conditions),
+        agreement=agreement,
+        collapse=collapse,
+        teacher_metrics_real=_teacher_metrics(metrics, truth, 0),
+        teacher_metrics_recon_t0=_teacher_metrics(metrics, truth, recon),
+        agreement_recon_t0={
+            row["metric"]: {key: row[key] for key in ("value", "ci_lo", "ci_hi")}
+            for row in agreement
+            if row["condition"] == "recon" and row["label"] in RESERVED_LABELS
+        },
+        t_curve_summary=_t_curve_summary(metrics, conditions, agreement),
+        verdict={"overall": overall, "per_label": labels},
+        not_measured=_not_measured(scores, truth, names, conditions, metrics, settings),
+        display_names=display,
+    )
+
+
+def _unreserved(name: str) -> str:
+    """A label that is called like an average must not be taken for it."""
+    return f"{name} (label)" if name in RESERVED_LABELS else name
+
+
+def _widen_saturated(
+    auroc: Estimates, logits: np.ndarray, truth: GroundTruth, conditions: Sequence[ConditionGroup], level: float
+) -> np.ndarray:
+    """(G, L): labels ranked perfectly on both sides, where the sample shows no spread although the scores differ.
+
+    Their interval would be [0, 0] whatever the number of samples. Instead its lower end is what a loss may be that
+    shows in none of m positives, with confidence ``level``: 1 - (1 - level)^(1/m), about 3/m.
+    """
+    saturated = np.zeros(auroc.value.shape, dtype=np.bool_)
+    for g, condition in enumerate(conditions):
+        if condition.kind == "real":
+            continue
+        for k in np.flatnonzero((auroc.value[0] == auroc.value[g]) & (np.abs(auroc.value[0] - 0.5) == 0.5)):
+            rows = truth.known[:, k]
+            order = np.argsort(logits[0][rows, k], kind="stable")
+            same = all(np.array_equal(order, np.argsort(logits[r][rows, k], kind="stable")) for r in condition.rows)
+            if same:
+                continue
+            saturated[g, k] = True
+            units = _units(truth, int(k))
+            loss = 1 - (1 - level) ** (1 / units)
+            auroc.delta_lo[g, k] = -loss if auroc.value[0, k] == 1 else 0.0
+            auroc.delta_hi[g, k] = loss if auroc.value[0, k] == 0 else 0.0
+    return saturated
+
+
+def _units(truth: GroundTruth, label: int) -> int:
+    """Independent units in the smaller class of a label: patients where there are any, images otherwise."""
+    positive = (truth.target[:, label] == 1) & truth.known[:, label]
+    negative = ~positive & truth.known[:, label]
+    if truth.group is None:
+        return int(min(positive.sum(), negative.sum()))
+    return min(len(np.unique(truth.group[positive])), len(np.unique(truth.group[negative])))
+
+
+def _add_bands(
+    metrics: LabelMetrics,
+    truth: GroundTruth,
+    conditions: Sequence[ConditionGroup],
+    recon: int,
+    saturated: np.ndarray,
+    settings: AnalysisSettings,
+) -> None:
+    """Recon: one band over labels. Noise: one band over all steps for each label, the macro and the micro average."""
+    auroc = metrics.label["auroc"]
+    noise = [g for g, condition in enumerate(conditions) if condition.kind == "noise"]
+    n_labels = auroc.value.shape[1]
+    auroc.add_band([(recon, k) for k in range(n_labels)], truth.group, settings.level, settings.seed)
+    for k in range(n_labels):
+        auroc.add_band([(g, k) for g in noise], truth.group, settings.level, settings.seed)
+    for pooled in (metrics.macro["auroc"], metrics.micro["auroc"]):
+        pooled.add_band([(g, 0) for g in noise], truth.group, settings.level, settings.seed)
+    for g, k in np.argwhere(saturated):
+        if g == recon or g in noise:
+            auroc.sim_lo[g, k], auroc.sim_hi[g, k] = auroc.delta_lo[g, k], auroc.delta_hi[g, k]
+
+
+def _adjust_p(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> None:
+    """Holm over labels at recon; Benjamini-Hochberg over label × t for noise, and over label × control."""
+    auroc.p[recon] = holm(auroc.p[recon])
+    for kind in ("noise", "control"):
+        family = [g for g, condition in enumerate(conditions) if condition.kind == kind]
+        if family:
+            auroc.p[family] = benjamini_hochberg(auroc.p[family])
+
+
+def _label_verdict(
+    k: int,
+    name: str,
+    display: str,
+    metrics: LabelMetrics,
+    truth: GroundTruth,
+    recon: int,
+    collapse: Sequence[Row],
+    flip_rate: dict[str, float],
+    saturated: np.ndarray,
+    settings: AnalysisSettings,
+) -> dict[str, Any]:
+    auroc, f1 = metrics.label["auroc"], metrics.label["f1_fixed"]
+    delta, lo, hi = (float(cell[recon, k]) for cell in (auroc.delta, auroc.sim_lo, auroc.sim_hi))
+    se, n_pos = float(auroc.delta_se[recon, k]), int(truth.n_pos[k])
+    reason = truth.reason(k)
+    verdict = decide(delta, lo, hi, settings.margin_label)
+    needed = None
+    if verdict == "inconclusive":
+        needed = needed_positives(n_pos, delta, se, settings.margin_label, settings.level)
+        if saturated[recon, k]:
+            needed = math.ceil(math.log(1 - settings.level) / math.log1p(-settings.margin_label))
+    return {
+        "label": name,
+        "display": display,
+        "verdict": verdict,
+        "reason": reason.removeprefix("undefined: "),
+        "n_pos": n_pos,
+        "n_neg": int(truth.n[k] - truth.n_pos[k]),
+        "auroc_real": float(auroc.value[0, k]),
+        "auroc_recon": float(auroc.value[recon, k]),
+        "delta_auroc": delta,
+        "ci_lo": lo,
+        "ci_hi": hi,
+        "p_holm": float(auroc.p[recon, k]),
+        "margin": settings.margin_label,
+        "smallest_detectable_drop": float(smallest_detectable_drop(se, settings.level)),
+        "needed_positives": needed,
+        "score_shift": _is_shift(f1, metrics.label["f1_reopt"], recon, k) and verdict == "not a bottleneck",
+        "delta_f1_fixed": float(f1.delta[recon, k]),
+        "delta_f1_reopt": float(metrics.label["f1_reopt"].delta[recon, k]),
+        "flip_rate": flip_rate[name],
+        **_noise_fields(collapse, name),
+    }
+
+
+def _is_shift(fixed: Estimates, refit: Estimates, condition: int, column: int) -> bool:
+    """F1 at the fixed threshold falls with certainty, and refitting the threshold brings back most of the fall."""
+    falls = bool(fixed.delta_hi[condition, column] < 0)
+    return falls and bool(refit.delta[condition, column] > 0.5 * fixed.delta[condition, column])
+
+
+def _noise_fields(collapse: Sequence[Row], label: str) -> dict[str, Any]:
+    row = next((row for row in collapse if row["label"] == label), None)
+    if row is None:
+        return {}
+    return {
+        "onset_log_snr": row["onset_log_snr"],
+        "onset_t": row["onset_t"],
+        "collapse_state": row["state"],
+        "collapse_log_snr": row["collapse_log_snr"],
+        "collapse_log_snr_eff": row["collapse_log_snr_eff"],
+        "collapse_t": row["collapse_t"],
+    }
+
+
+def _overall_verdict(
+    metrics: LabelMetrics,
+    truth: GroundTruth,
+    conditions: Sequence[ConditionGroup],
+    recon: int,
+    collapse: Sequence[Row],
+    flip_rate: dict[str, float],
+    settings: AnalysisSettings,
+) -> dict[str, Any]:
+    auroc, f1 = metrics.macro["auroc"], metrics.macro["f1_fixed"]
+    delta, lo, hi = (float(cell[recon, 0]) for cell in (auroc.delta, auroc.delta_lo, auroc.delta_hi))
+    se = float(auroc.delta_se[recon, 0])
+    verdict = decide(delta, lo, hi, settings.margin_macro)
+    noise = [condition for condition in conditions if condition.kind == "noise"]
+    needed = None
+    if verdict == "inconclusive" and truth.defined.any():
+        # Scaled from the mean number of positives of the labels that are averaged.
+        positives = round(float(truth.n_pos[truth.defined].mean()))
+        needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)
+    return {
+        "verdict": verdict,
+        "delta_auroc": delta,
+        "ci_lo": lo,
+        "ci_hi": hi,
+        "level": settings.level,
+        "margin": settings.margin_macro,
+        "smallest_detectable_drop": float(smallest_detectable_drop(se, settings.level)),
+        "needed_positives": needed,
+        "n_samples": len(truth.target),
+        "n_groups": None if truth.group is None else len(np.unique(truth.group)),
+        "n_labels": len(truth.defined),
+        "n_labels_used": int(truth.defined.sum()),
+        "score_shift": _is_shift(f1, metrics.macro["f1_reopt"], recon, 0) and verdict == "not a bottleneck",
+        "delta_f1_fixed": float(f1.delta[recon, 0]),
+        "delta_f1_reopt": float(metrics.macro["f1_reopt"].delta[recon, 0]),
+        "flip_rate": flip_rate[MACRO],
+        "nearest_control": _nearest_control(auroc, conditions, recon),
+        "n_timesteps": len(noise),
+        "lowest_log_snr": min((condition.log_snr for condition in noise), default=math.nan),
+        **_noise_fields(collapse, MACRO),
+    }
+
+
+def _nearest_control(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> str | None:
+    """The control with the most similar macro loss, if the intervals overlap and both are proved losses."""
+    if not auroc.delta_hi[recon, 0] < 0:
+        return None
+    best: tuple[float, str] | None = None
+    for g, condition in enumerate(conditions):
+        if condition.kind != "control" or not auroc.delta_hi[g, 0] < 0:
+            continue
+        lo = max(auroc.delta_lo[g, 0], auroc.delta_lo[recon, 0])
+        hi = min(auroc.delta_hi[g, 0], auroc.delta_hi[recon, 0])
+        distance = abs(float(auroc.delta[g, 0] - auroc.delta[recon, 0]))
+        if lo <= hi and (best is None or distance < best[0]):
+            best = (distance, condition.name)
+    return None if best is None else best[1]
+
+
+def _per_label_rows(
+    metrics: LabelMetrics,
+    truth: GroundTruth,
+    names: Sequence[str],
+    conditions: Sequence[ConditionGroup],
+    verdicts: Sequence[dict[str, Any]],
+    saturated: np.ndarray,
+) -> list[Row]:
+    rows = []
+    n, n_pos = truth.n, truth.n_pos
+    shifted = [verdict["score_shift"] for verdict in verdicts]
+    for g, condition in enumerate(conditions):
+        for k, name in enumerate(names):
+            for metric in METRICS:
+                if condition.kind == "noise":
+                    for row, draw in zip(condition.rows, condition.draws):
+                        value = metrics.row_label[metric][row, k]
+                        rows.append(long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), draw))
+                estimates = metrics.label[metric]
+                flag = _flag(metric, truth, k, condition, bool(shifted[k]), bool(saturated[g, k]))
+                draw_name = "mean" if condition.kind == "noise" else None
+                value = estimates.value[g, k]
+                line = long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), draw_name, flag)  # type: ignore[arg-type]
+                rows.append(with_estimates(line, estimates, g, k))
+    return rows
+
+
+def _flag(metric: str, truth: GroundTruth, k: int, condition: ConditionGroup, shifted: bool, saturated: bool) -> str:
+    if (reason := truth.reason(k)) and (metric not in ("ece", "brier") or truth.n[k] == 0):
+        return reason
+    if metric.startswith("f1") and shifted and condition.kind == "recon":
+        return "score shift"
+    if metric == "auroc" and saturated:
+        return "perfect ranking on both: interval by the rule of three"
+    if metric == "auroc" and min(truth.n_pos[k], truth.n[k] - truth.n_pos[k]) < _FEW:
+        return f"fewer than {_FEW} positives or negatives: interval is rough"
+    return ""
+
+
+def _t_curve_rows(metrics: LabelMetrics, truth: GroundTruth, conditions: Sequence[ConditionGroup]) -> list[Row]:
+    rows = []
+    n, pairs, positives = len(truth.target), int(truth.n.sum()), int(truth.n_pos.sum())
+    sources = [
+        (MACRO, metrics.macro, metrics.row_macro, n, None, truth.labels_used()),
+        (MICRO, metrics.micro, metrics.row_micro, pairs, positives, ""),
+    ]
+    for g, condition in enumerate(conditions):
+        for label, table, per_row, count, n_pos, flag in sources:
+            for metric, estimates in table.items():
+                noisy = condition.kind == "noise"
+                if noisy:
+                    for row, draw in zip(condition.rows, condition.draws):
+                        rows.append(long_row(condition, label, metric, per_row[metric][row], count, n_pos, draw))
+                line = long_row(
+                    condition, label, metric, estimates.value[g, 0], count, n_pos, "mean" if noisy else None, flag
+                )
+                rows.append(with_estimates(line, estimates, g, 0))
+    return rows
+
+
+def _teacher_metrics(metrics: LabelMetrics, truth: GroundTruth, condition: int) -> dict[str, Any]:
+    def record(estimates: Estimates) -> dict[str, float]:
+        cells = {"value": estimates.value, "ci_lo": estimates.lo, "ci_hi": estimates.hi}
+        if condition > 0:
+            cells |= {"delta": estimates.delta, "delta_ci_lo": estimates.delta_lo, "delta_ci_hi": estimates.delta_hi}
+        return {name: float(cell[condition, 0]) for name, cell in cells.items()}
+
+    return {
+        "macro": {metric: record(estimates) for metric, estimates in metrics.macro.items()},
+        "micro": {metric: record(estimates) for metric, estimates in metrics.micro.items()},
+        "n_samples": len(truth.target),
+        "n_labels": len(truth.defined),
+        "n_labels_used": int(truth.defined.sum()),
+    }
+
+
+def _t_curve_summary(
+    metrics: LabelMetrics, conditions: Sequence[ConditionGroup], agreement: Sequence[Row]
+) -> list[dict[str, Any]]:
+    flips = {
+        row["condition"]: row["value"]
+        for row in agreement
+        if row["metric"] == "flip_rate" and row["label"] == MACRO and row["draw"] in (None, "mean")
+    }
+    auroc = metrics.macro["auroc"]
+    return [
+        {
+            "condition": condition.name,
+            "t": condition.t,
+            "log_snr": condition.log_snr,
+            "log_snr_eff": condition.log_snr_eff,
+            "n_draws": len(condition.rows),
+            "macro_auroc": float(auroc.value[g, 0]),
+            "delta_auroc": float(auroc.delta[g, 0]),
+            "delta_ci_lo": float(auroc.delta_lo[g, 0]),
+            "delta_ci_hi": float(auroc.delta_hi[g, 0]),
+            "ci_sim_lo": float(auroc.sim_lo[g, 0]),
+            "ci_sim_hi": float(auroc.sim_hi[g, 0]),
+            "macro_ap": float(metrics.macro["ap"].value[g, 0]),
+            "flip_rate": flips[condition.name],
+        }
+        for g, condition in enumerate(conditions)
+        if condition.kind == "noise"
+    ]
+
+
+def _not_measured(
+    scores: BottleneckScores,
+    truth: GroundTruth,
+    names: Sequence[str],
+    conditions: Sequence[ConditionGroup],
+    metrics: LabelMetrics,
+    settings: AnalysisSettings,
+) -> list[dict[str, str]]:
+    missing = [
+        {"what": f"label {name}", "reason": truth.reason(k).removeprefix("undefined: ")}
+        for k, name in enumerate(names)
+        if truth.reason(k)
+    ]
+    kinds = {condition.kind for condition in conditions}
+    if left_out := [str(name) for name, used in zip(scores.label, scores.evaluated) if not used]:
+        missing.append({"what": f"labels {', '.join(left_out)}", "reason": "the label schema says evaluated: false"})
+    if truth.group is None:
+        reason = "the data names no groups (patients); images are taken as independent, intervals may be too narrow"
+        missing.append({"what": "clustered intervals", "reason": reason})
+    if "noise" not in kinds:
+        missing.append({"what": "t curve, collapse and onset", "reason": "timesteps names no noise step"})
+    if "control" not in kinds:
+        missing.append({"what": "controls", "reason": "controls are switched off"})
+    if not len(scores.similarity_name):
+        missing.append({"what": "embedding and stage cosines", "reason": "the teacher shows no features"})
+    elif not len(scores.similarity_null):
+        missing.append({"what": "normalised cosines", "reason": "there are no pairs of different originals"})
+    if math.isnan(scores.threshold_global):
+        missing.append({"what": "F1 and flips at the fixed threshold", "reason": "no threshold could be fitted"})
+    if metrics.n_resamples < settings.n_bootstrap:
+        reason = f"{metrics.n_resamples} resamples were drawn instead of {settings.n_bootstrap} to bound the time"
+        missing.append({"what": "part of the bootstrap", "reason": reason})
+    missing.append({"what": "training seeds", "reason": "intervals cover test samples and noise draws only"})
+    return missing
