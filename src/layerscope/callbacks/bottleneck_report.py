@@ -105,7 +105,8 @@ def _counts(scores: BottleneckScores) -> dict[str, Any]:
         "evaluated_labels": int(scores.evaluated.sum()),
         "conditions": dict(Counter(scores.kind.tolist())),
         "positives": {
-            str(name): int(((scores.target[:, i] == 1) & scores.known[:, i]).sum()) for i, name in enumerate(scores.label)
+            str(name): int(((scores.target[:, i] == 1) & scores.known[:, i]).sum())
+            for i, name in enumerate(scores.label)
         },
     }
 

@@ -62,7 +62,13 @@ class WorstSamples(Callback):
         self._evaluated = torch.tensor(labels.evaluated, device=pl_module.device)
 
     def on_test_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
         if not isinstance(outputs, DiagnosisOutput) or self.top_k == 0:
             return

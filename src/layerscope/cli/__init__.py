@@ -128,4 +128,7 @@ def _split_global_options(argv: list[str]) -> tuple[GlobalOptions, list[str]]:
 
 def _print_error(message: str) -> None:
     paragraph = " ".join(message.split())
-    print(textwrap.fill(f"layerscope: error: {paragraph}", width=100, break_long_words=False, break_on_hyphens=False), file=sys.stderr)
+    print(
+        textwrap.fill(f"layerscope: error: {paragraph}", width=100, break_long_words=False, break_on_hyphens=False),
+        file=sys.stderr,
+    )

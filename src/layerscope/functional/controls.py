@@ -40,9 +40,7 @@ def jpeg(image: Tensor, quality: int) -> Tensor:
 def down_up(image: Tensor, factor: int) -> Tensor:
     """Averaged over blocks of ``factor`` pixels, then brought back by bicubic interpolation and clamped."""
     height, width = image.shape[-2:]
-    small = F.interpolate(
-        image, size=(max(1, height // factor), max(1, width // factor)), mode="area"
-    )
+    small = F.interpolate(image, size=(max(1, height // factor), max(1, width // factor)), mode="area")
     return F.interpolate(small, size=(height, width), mode="bicubic", align_corners=False).clamp(-1, 1)
 
 

@@ -107,8 +107,9 @@ class BetaSchedule(NoiseSchedule):
 class DDPMSchedule(BetaSchedule):
     """The training schedule of Stable Diffusion 1.x, 2.x and SDXL (diffusers' ``DDPMScheduler``).
 
-    All four numbers are said, since diffusers' own defaults (beta 1e-4 to 0.02, linear) are another process: its
-    t = 300 has the signal-to-noise ratio of SDXL's t = 211.
+    All four numbers are said, since diffusers' own defaults (beta 1e-4 to 0.02) are another process: scaled_linear
+    with those betas has at t = 300 the signal-to-noise ratio of SDXL's t = 211, and with the default linear table
+    that of SDXL's t = 419.
 
     >>> schedule = DDPMSchedule()
     >>> round(schedule.log_snr(0), 2), round(schedule.log_snr(999), 2)

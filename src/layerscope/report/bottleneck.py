@@ -11,7 +11,7 @@ import numpy as np
 
 from layerscope.artifacts.scores import BottleneckScores
 from layerscope.errors import ArtifactError
-from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
+from layerscope.functional.intervals import benjamini_hochberg, group_index, holm, smallest_detectable_drop
 from layerscope.functional.verdict import decide, needed_positives
 from layerscope.report.agreement import agreement_rows, similarity_rows
 from layerscope.report.collapse import collapse_rows
@@ -93,7 +93,8 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         )
     names = [_unreserved(str(scores.label[k])) for k in columns]
     display = {name: str(scores.label_display[k]) for name, k in zip(names, columns)}
-    truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), scores.groups)
+    group = None if scores.groups is None else group_index(scores.groups)
+    truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), group)
     logits = scores.logits[:, :, columns]
     threshold_label = scores.threshold_label[columns]
     conditions = group_conditions(scores)

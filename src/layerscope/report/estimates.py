@@ -47,10 +47,21 @@ class Estimates:
     @classmethod
     def of_values(cls, value: FloatArray) -> Estimates:
         """Values and differences without any interval; the real image has no difference to itself."""
-        empty: list[FloatArray] = [np.full(value.shape, np.nan) for _ in range(8)]
         delta = value - value[:1]
         delta[0] = np.nan
-        return cls(value, empty[0], empty[1], delta, *empty[2:])
+        nan = np.full(value.shape, np.nan)
+        return cls(
+            value=value,
+            lo=nan.copy(),
+            hi=nan.copy(),
+            delta=delta,
+            delta_lo=nan.copy(),
+            delta_hi=nan.copy(),
+            delta_se=nan.copy(),
+            p=nan.copy(),
+            sim_lo=nan.copy(),
+            sim_hi=nan.copy(),
+        )
 
     def add_band(self, cells: Sequence[tuple[int, int]], group: np.ndarray | None, level: float, seed: int) -> None:
         """A simultaneous band over the given (condition, column) cells, all differences at once."""

@@ -95,6 +95,4 @@ class AutoencoderTraining(LightningModule):
             return image
         tops = torch.randint(0, image.shape[-2] - side + 1, (len(image),)).tolist()
         lefts = torch.randint(0, image.shape[-1] - side + 1, (len(image),)).tolist()
-        return torch.stack(
-            [one[:, top : top + side, left : left + side] for one, top, left in zip(image, tops, lefts)]
-        )
+        return torch.stack([one[:, top : top + side, left : left + side] for one, top, left in zip(image, tops, lefts)])

@@ -129,10 +129,12 @@ class BottleneckDiagnosis(LightningModule):
         """Parts of the diagnosis that this teacher does not allow."""
         missing = []
         if not self._names_of_similarity:
-            missing.append({
-                "what": "embedding and stage cosines",
-                "reason": f"{type(self.teacher).__name__} has no `features` method (layerscope.protocols.FeatureTeacher)",
-            })
+            missing.append(
+                {
+                    "what": "embedding and stage cosines",
+                    "reason": f"{type(self.teacher).__name__} has no `features` method (layerscope.protocols.FeatureTeacher)",
+                }
+            )
         return missing
 
     # -- the loop ------------------------------------------------------------------------------------------------
@@ -261,7 +263,9 @@ class BottleneckDiagnosis(LightningModule):
                     t = self.conditions[place].t
                     assert t is not None
                     alpha, sigma = self.schedule.alpha_sigma(t)
-                    noisy.append(denoise(add_noise(clean[row : row + 1], eps[row : row + 1], alpha, sigma), alpha, sigma))
+                    noisy.append(
+                        denoise(add_noise(clean[row : row + 1], eps[row : row + 1], alpha, sigma), alpha, sigma)
+                    )
                 latents = self._space.unnormalise(torch.cat(noisy)).to(z.dtype)
                 yield latents, rows, torch.tensor([place for _, place in chunk], device=z.device)
 

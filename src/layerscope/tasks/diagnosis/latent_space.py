@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, NumericalError
-from layerscope.functional.noise import DDPMSchedule, BetaSchedule, FlowMatchSchedule, NoiseSchedule, TableSchedule
+from layerscope.functional.noise import BetaSchedule, DDPMSchedule, FlowMatchSchedule, NoiseSchedule, TableSchedule
 from layerscope.protocols import Autoencoder
 
 # From this log-SNR down (SDXL's t = 150) the draw is most of the variance of a sample's score.
