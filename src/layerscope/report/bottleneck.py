@@ -239,8 +239,10 @@ def _label_verdict(
     reason = truth.reason(k)
     verdict = decide(delta, lo, hi, settings.margin_label)
     needed = None
+    # The level at which this label is judged alone, so that all labels together are judged at settings.level.
+    level = math.erf((hi - delta) / se / math.sqrt(2)) if se > 0 else settings.level
     if verdict == "inconclusive":
-        needed = needed_positives(n_pos, delta, se, settings.margin_label, settings.level)
+        needed = needed_positives(n_pos, delta, se, settings.margin_label, level)
         if saturated[recon, k]:
             needed = math.ceil(math.log(1 - settings.level) / math.log1p(-settings.margin_label))
     return {
@@ -257,7 +259,7 @@ def _label_verdict(
         "ci_hi": hi,
         "p_holm": float(auroc.p[recon, k]),
         "margin": settings.margin_label,
-        "smallest_detectable_drop": float(smallest_detectable_drop(se, settings.level)),
+        "smallest_detectable_drop": float(smallest_detectable_drop(se, level)),
         "needed_positives": needed,
         "score_shift": _is_shift(f1, metrics.label["f1_reopt"], recon, k) and verdict == "not a bottleneck",
         "delta_f1_fixed": float(f1.delta[recon, k]),

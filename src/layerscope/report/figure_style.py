@@ -60,8 +60,8 @@ def plain_axes(axes: Axes) -> None:
         axes.spines[side].set_color(GREY)
         axes.spines[side].set_linewidth(0.8)
     axes.tick_params(labelsize=SMALL, colors=BLACK, length=3, width=0.8)
-    axes.xaxis.label.set_size(MEDIUM)
-    axes.yaxis.label.set_size(MEDIUM)
+    axes.xaxis.label.set_fontsize(MEDIUM)
+    axes.yaxis.label.set_fontsize(MEDIUM)
     axes.set_axisbelow(True)
 
 

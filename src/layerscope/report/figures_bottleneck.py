@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,6 @@ from layerscope.report.bottleneck import BottleneckAnalysis
 from layerscope.report.figure_style import (
     BLACK,
     BLUE,
-    GREEN,
     GREY,
     LIGHT,
     MEDIUM,
@@ -33,18 +32,17 @@ from layerscope.report.figure_style import (
     WIDTH,
     label_names,
     new_figure,
+    plain_axes,
+    plain_text,
     png,
     quiet_grid,
     signed_ticks,
-    title,
 )
-from layerscope.report.rows import ALL, MACRO, MICRO
+from layerscope.report.rows import ALL, MACRO
 from layerscope.report.sentences import MINUS, short
 
 Row = Mapping[str, Any]
 Names = dict[str, str] | None
-
-_CONTROL_MARKERS = ("s", "D", "^", "v", "P", "X", "<", ">", "p", "h")
 
 
 def bottleneck_figures(analysis: BottleneckAnalysis, margin_macro: float, margin_label: float) -> dict[str, Figure]:
@@ -69,59 +67,502 @@ def bottleneck_pngs(analysis: BottleneckAnalysis, margin_macro: float, margin_la
 
 
 def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
-    """Macro AUROC and AP against log-SNR, noise growing to the right; t on top; real, recon and controls beside.
+    """Macro AUROC and AP: without noise, against log-SNR with noise growing to the right, and under the controls.
 
-    rows: t_curve.csv. The band is the simultaneous band of the AUROC difference, moved to the real value.
+    rows: t_curve.csv. The AUROC band is the simultaneous band of the difference, placed at the real value; the AP band
+    is pointwise. None where no label is defined.
     """
-    found = [row for row in rows if row["label"] == MACRO]
-    figure, axes = new_figure(WIDTH, 4.3, 1)
-    ax = axes[0]
-    reference = {m: _value(found, "real", m) for m in ("auroc", "ap")}
-    if not math.isfinite(reference["auroc"]):
+    macro = [row for row in rows if row["label"] == MACRO and row["metric"] in ("auroc", "ap")]
+    real = {metric: _cell(macro, "real", metric) for metric in ("auroc", "ap")}
+    if not math.isfinite(real["auroc"]):
         return None
-    steps = _noise_steps(found)
-    lines: list[tuple[float, str, str]] = []
-    lowest = highest = 0.0
+    steps = _noise_names(macro)
+    controls = _control_names(macro)
+    ratios = [1.1, *([5.0] if steps else []), *([0.34 * len(controls) + 0.3] if controls else [])]
+    figure = Figure(figsize=(WIDTH if steps else 4.6, 4.2), layout="constrained")
+    grid = figure.add_gridspec(1, len(ratios), width_ratios=ratios, wspace=0.03)
+    panels = [figure.add_subplot(grid[0, 0])]
+    panels += [figure.add_subplot(grid[0, i], sharey=panels[0]) for i in range(1, len(ratios))]
+    for panel in panels:
+        plain_axes(panel)
+        quiet_grid(panel, "y")
+        panel.axhline(real["auroc"] - margin, color=BLUE, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
+        for metric, colour, _ in _SERIES:
+            panel.axhline(real[metric], color=colour, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
+    for panel in panels[1:]:
+        panel.tick_params(labelleft=False, left=False)
+        panel.spines["left"].set_visible(False)
+    _categories(panels[0], macro, ["real", "recon"], "no noise")
     if steps:
-        axis = np.array([row["log_snr"] for row in steps])
-        lowest, highest = float(axis.min()), float(axis.max())
-    pad = max(0.06 * (highest - lowest), 0.5)
-    for metric, colour, marker, name in (("auroc", BLUE, "o", "AUROC"), ("ap", VERMILION, "s", "AP")):
-        mean = [row for row in _noise_steps(found, metric)]
-        recon = next(row for row in found if row["condition"] == "recon" and row["metric"] == metric)
-        real = reference[metric]
-        ax.axhline(real, color=colour, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
-        lines.append((real, f"real {short(real)}", colour))
-        x_recon = highest + 2.2 * pad
-        ax.errorbar(
-            [x_recon],
-            [recon["value"]],
-            yerr=_bars([recon["value"]], [recon["ci_lo"]], [recon["ci_hi"]]),
-            color=colour,
-            marker=marker,
-            markersize=6,
-            markerfacecolor="white",
-            markeredgewidth=1.4,
-            capsize=2.5,
-            linewidth=1.2,
-            linestyle="none",
-            zorder=4,
-        )
-        if not mean:
-            continue
-        x = [row["log_snr"] for row in mean]
-        y = [row["value"] for row in mean]
-        if metric == "auroc":
-            lo = [real + row["ci_sim_lo"] for row in mean]
-            hi = [min(real + row["ci_sim_hi"], 1.0) for row in mean]
-        else:
-            lo, hi = [row["ci_lo"] for row in mean], [row["ci_hi"] for row in mean]
-        ax.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0, zorder=1)
-        ax.plot(x, y, color=colour, marker=marker, markersize=4.5, linewidth=1.6, zorder=3, label=f"macro {name}")
-        draws = [r for r in found if r["metric"] == metric and r["t"] is not None and isinstance(r["draw"], int)]
-        ax.scatter([r["log_snr"] for r in draws], [r["value"] for r in draws], s=5, color=colour, alpha=0.45, zorder=2)
+        _noise_panel(panels[1], macro, real["auroc"])
+    if controls:
+        _categories(panels[-1], macro, controls, "controls")
+    panels[0].set_ylabel("macro average over labels")
+    panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 2)))
+    panels[0].yaxis.set_major_locator(MaxNLocator(8))
+    handles: list[Any] = [
+        Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="AUROC"),
+        Line2D([], [], color=VERMILION, marker="s", markersize=4.5, linewidth=1.5, label="average precision"),
+        Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), label="real images"),
+        Line2D([], [], color=BLUE, linewidth=0.9, linestyle=(0, (5, 3)), label=f"AUROC margin ({short(margin)})"),
+    ]
+    if steps:
+        handles.append(Patch(color=BLUE, alpha=0.18, linewidth=0, label="simultaneous band"))
+        handles.append(Line2D([], [], color=GREY, marker=".", markersize=4, linestyle="none", label="single draws"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
 
 
-def _value(rows: Sequence[Row], condition: str, metric: str) -> float:
-    return next((float(r["value"]) for r in rows if r["condition"] == condition and r["metric"] == metric), math.nan)
+_SERIES = (("auroc", BLUE, "o"), ("ap", VERMILION, "s"))
+
+
+def _categories(panel: Axes, rows: Sequence[Row], names: Sequence[str], heading: str) -> None:
+    """Conditions side by side, AUROC and AP of each with their intervals."""
+    for metric, colour, marker in _SERIES:
+        found = [_row(rows, name, metric) for name in names]
+        y = np.array([row["value"] for row in found])
+        offset = -0.09 if metric == "auroc" else 0.09
+        x = np.arange(len(names)) + offset
+        bars = _bars(y, [row["ci_lo"] for row in found], [row["ci_hi"] for row in found])
+        panel.errorbar(x, y, bars, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle="none")
+    panel.set_xticks(range(len(names)), [plain_text(name) for name in names])
+    for tick in panel.get_xticklabels():
+        tick.set(rotation=60, ha="right", rotation_mode="anchor")
+    panel.set_xlim(-0.6, len(names) - 0.4)
+    panel.set_title(heading, fontsize=MEDIUM, color=BLACK, pad=6)
+
+
+def _noise_panel(panel: Axes, rows: Sequence[Row], real_auroc: float) -> None:
+    for metric, colour, marker in _SERIES:
+        mean = _noise_rows(rows, metric)
+        x = [row["log_snr"] for row in mean]
+        if metric == "auroc":
+            lo = [real_auroc + row["ci_sim_lo"] for row in mean]
+            hi = [min(real_auroc + row["ci_sim_hi"], 1.0) for row in mean]
+        else:
+            lo, hi = [row["ci_lo"] for row in mean], [row["ci_hi"] for row in mean]
+        if len(mean) > 1:
+            panel.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0, zorder=1)
+        else:
+            y = np.array([row["value"] for row in mean])
+            panel.errorbar(x, y, _bars(y, lo, hi), color=colour, linewidth=1.1, linestyle="none")
+        panel.plot(x, [row["value"] for row in mean], color=colour, marker=marker, markersize=4.5, linewidth=1.5)
+        draws = [r for r in rows if r["metric"] == metric and isinstance(r["draw"], int)]
+        panel.scatter(
+            [r["log_snr"] for r in draws], [r["value"] for r in draws], s=5, color=colour, alpha=0.5, linewidths=0
+        )
+    noise_axis(panel, [(row["log_snr"], row["t"]) for row in _noise_rows(rows, "auroc")])
+    panel.set_xlabel("log-SNR of the latent (nats); noise grows to the right")
+
+
+def noise_axis(panel: Axes, steps: Sequence[tuple[float, int]]) -> None:
+    """log-SNR falling to the right, and the steps t on a second axis on top, as many as fit."""
+    positions = [log_snr for log_snr, _ in steps]
+    span = max(positions) - min(positions)
+    pad = 0.04 * span if span else 1.0
+    panel.set_xlim(max(positions) + pad, min(positions) - pad)
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", MINUS)))
+    top = panel.secondary_xaxis("top")
+    shown: list[tuple[float, int]] = []
+    for log_snr, t in sorted(steps, reverse=True):
+        if not shown or shown[-1][0] - log_snr > 0.055 * (span + 2 * pad):
+            shown.append((log_snr, t))
+    top.set_xticks([log_snr for log_snr, _ in shown], [str(t) for _, t in shown], fontsize=SMALL)
+    top.tick_params(length=3, width=0.8, colors=BLACK)
+    top.spines["top"].set_visible(False)
+    top.set_xlabel("step t of the noise schedule", fontsize=MEDIUM)
+
+
+def heat_map_figure(rows: Sequence[Row], display: Names = None) -> Figure | None:
+    """ΔAUROC of every label at recon and at every noise step; labels that lose most at recon on top.
+
+    rows: per_label.csv. Bold: adjusted p below .05. Hatched: undefined. None where there is no label.
+    """
+    auroc = [row for row in rows if row["metric"] == "auroc" and row["draw"] in (None, "mean")]
+    columns = ["recon", *_noise_names(auroc)]
+    cells = {(row["label"], row["condition"]): row for row in auroc}
+    labels = _sorted_labels([row for row in auroc if row["condition"] == "recon"])
+    if not labels:
+        return None
+    values = np.array([[cells[label, column]["delta"] for column in columns] for label in labels], dtype=float)
+    names = label_names(labels, display)
+    name_width = 0.075 * max(len(name) for name in names) + 0.3
+    figure, (ax,) = new_figure(max(name_width + 0.5 * len(columns) + 1.0, 4.2), 1.35 + 0.28 * len(labels))
+    limit = max(float(np.nanmax(np.abs(values), initial=0.0)) if np.isfinite(values).any() else 0.0, 0.05)
+    image = ax.imshow(np.ma.masked_invalid(values), cmap="RdBu", norm=TwoSlopeNorm(0.0, -limit, limit), aspect="auto")
+    for (i, j), value in np.ndenumerate(values):
+        if not math.isfinite(value):
+            ax.add_patch(
+                Rectangle((j - 0.5, i - 0.5), 1, 1, facecolor="#F2F2F2", edgecolor=GREY, hatch="////", linewidth=0)
+            )
+            continue
+        row = cells[labels[i], columns[j]]
+        ax.text(
+            j,
+            i,
+            "0" if value == 0 else short(value, 2),
+            ha="center",
+            va="center",
+            fontsize=7,
+            color="white" if abs(value) > 0.62 * limit else BLACK,
+            fontweight="bold" if row["p"] < 0.05 else "normal",
+        )
+    ax.axvline(0.5, color="white", linewidth=3)
+    heads = ["recon"]
+    for column in columns[1:]:
+        heads.append(f"{cells[labels[0], column]['t']}\n{short(cells[labels[0], column]['log_snr'], 1)}")
+    ax.set_xticks(range(len(columns)), heads, fontsize=SMALL)
+    ax.set_yticks(range(len(labels)), names, fontsize=SMALL)
+    ax.tick_params(length=0)
+    if len(columns) > 1:
+        ax.set_xlabel("step t, and its log-SNR (nats) below")
+    for spine in ax.spines.values():
+        spine.set_visible(False)
+    bar = figure.colorbar(image, ax=ax, fraction=0.035, pad=0.015, aspect=max(8, 3 * len(labels)))
+    bar.outline.set_visible(False)
+    bar.ax.tick_params(labelsize=SMALL, length=2)
+    bar.locator = MaxNLocator(5)
+    bar.update_ticks()
+    signed_ticks(bar.ax, "y")
+    bar.set_label("ΔAUROC to real", fontsize=MEDIUM)
+    legend_text = "bold: adjusted p < .05"
+    if not np.isfinite(values).all():
+        legend_text += "    hatched: undefined"
+    ax.set_title(legend_text, fontsize=SMALL, color=BLACK, loc="right")
+    return figure
+
+
+def collapse_figure(collapse: Sequence[Row], t_curve: Sequence[Row], display: Names = None) -> Figure | None:
+    """How much latent noise each label survives: bars from no noise to the collapse point, with intervals.
+
+    collapse: collapse.csv; t_curve: t_curve.csv, for the axis. None where there are no noise steps.
+    """
+    steps = [(row["log_snr"], row["t"]) for row in _noise_rows([r for r in t_curve if r["label"] == MACRO], "auroc")]
+    if not collapse or not steps:
+        return None
+    start, end = max(step[0] for step in steps), min(step[0] for step in steps)
+    order = {"collapsed_at_recon": 0, "collapsed": 1, "not_reached": 2, "undefined": 3}
+    labels = sorted(
+        (row for row in collapse if row["label"] != MACRO),
+        key=lambda row: (order[row["state"]], -row["collapse_log_snr"] if row["state"] == "collapsed" else 0),
+    )
+    bars = [*labels, *(row for row in collapse if row["label"] == MACRO)]
+    names = [*label_names([row["label"] for row in labels], display), "macro average"]
+    figure, (ax,) = new_figure(WIDTH, 1.5 + 0.27 * len(bars))
+    noise_axis(ax, steps)
+    if start == end:
+        start, end = start + 0.5, end - 0.5
+    ax.set_xlim(start + 0.04 * (start - end), end - 0.04 * (start - end))
+    for place, row in enumerate(bars):
+        colour = BLACK if row["label"] == MACRO else BLUE
+        inside = 0.012 * (start - end)
+        match row["state"]:
+            case "collapsed":
+                ax.barh(place, row["collapse_log_snr"] - start, left=start, height=0.56, color=colour, alpha=0.85)
+                lo, hi = (float(np.clip(row[end_], end, start)) for end_ in ("ci_lo", "ci_hi"))
+                ax.plot([hi, lo], [place, place], color=BLACK if colour == BLUE else GREY, linewidth=1.3)
+                ax.plot([hi, lo], [place, place], "|", color=BLACK if colour == BLUE else GREY, markersize=6)
+            case "not_reached":
+                ax.barh(place, end - start, left=start, height=0.56, color=colour, alpha=0.3)
+                ax.text(end + inside, place, "not reached  ▸", ha="right", va="center", fontsize=SMALL, color=BLACK)
+            case "collapsed_at_recon":
+                ax.plot(start, place, "X", color=VERMILION, markersize=7, clip_on=False)
+                ax.text(start - 2 * inside, place, "lost without noise", va="center", fontsize=SMALL, color=VERMILION)
+            case _:
+                reason = str(row["flag"]) or "undefined"
+                ax.text(start - inside, place, reason, va="center", fontsize=SMALL, color=GREY, style="italic")
+        if math.isfinite(row["onset_log_snr"]):
+            ax.plot(
+                row["onset_log_snr"],
+                place,
+                marker="D",
+                markersize=4.5,
+                markerfacecolor="white",
+                markeredgecolor=ORANGE,
+                markeredgewidth=1.5,
+                zorder=5,
+            )
+    ax.set_yticks(range(len(bars)), names)
+    ax.set_ylim(len(bars) - 0.4, -0.6)
+    if len(bars) > 1:
+        ax.axhline(len(bars) - 1.5, color=LIGHT, linewidth=0.8)
+    ax.set_xlabel("log-SNR of the latent (nats); noise grows to the right")
+    handles: list[Any] = [
+        Patch(color=BLUE, alpha=0.85, label="keeps over half of its AUROC above .5"),
+        Line2D([], [], color=BLACK, marker="|", label="bootstrap interval"),
+        Line2D(
+            [],
+            [],
+            color=ORANGE,
+            marker="D",
+            markerfacecolor="white",
+            linestyle="none",
+            markersize=5,
+            label="onset: loss beyond the margin",
+        ),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def forest_figure(
+    per_label: Sequence[Row],
+    t_curve: Sequence[Row],
+    margin_macro: float,
+    margin_label: float,
+    display: Names = None,
+) -> Figure | None:
+    """ΔAUROC on reconstructions per label and macro, with intervals, the margins, and verdict colours.
+
+    per_label, t_curve: the CSV tables. Thick: interval of the label alone. Thin: simultaneous over
+    labels, which decides.
+    """
+    found = [row for row in per_label if row["metric"] == "auroc" and row["condition"] == "recon"]
+    macro = next(r for r in t_curve if r["label"] == MACRO and r["metric"] == "auroc" and r["condition"] == "recon")
+    if not found:
+        return None
+    cells = {row["label"]: row for row in found}
+    labels = _sorted_labels(found)
+    names = [*label_names(labels, display), "macro average"]
+    figure, (ax,) = new_figure(WIDTH, 1.25 + 0.29 * len(names))
+    shown: set[str] = set()
+    edges = [0.0, -margin_label]
+    for place, row in enumerate([*(cells[label] for label in labels), macro]):
+        is_macro = row is macro
+        lo, hi = (macro["delta_ci_lo"], macro["delta_ci_hi"]) if is_macro else (row["ci_sim_lo"], row["ci_sim_hi"])
+        verdict = decide(row["delta"], lo, hi, margin_macro if is_macro else margin_label)
+        shown.add(verdict)
+        colour = VERDICT_COLOURS[verdict]
+        if verdict == "undefined":
+            continue
+        edges += [value for value in (lo, hi, row["delta"]) if math.isfinite(value)]
+        ax.plot([lo, hi], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
+        ax.plot(
+            [row["delta_ci_lo"], row["delta_ci_hi"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt"
+        )
+        marker = "D" if is_macro else VERDICT_MARKERS[verdict]
+        ax.plot(row["delta"], place, marker, color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+    span = max(edges) - min(edges)
+    left, right = min(edges) - 0.05 * span, max(edges) + 0.05 * span
+    last = len(names) - 1
+    ax.axvline(0, color=GREY, linewidth=0.9, zorder=0)
+    ax.plot([-margin_label] * 2, [-0.6, last - 0.5], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    ax.plot([-margin_macro] * 2, [last - 0.5, last + 0.5], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
+    ax.axhline(last - 0.5, color=LIGHT, linewidth=0.8)
+    ax.set_xlim(left, right)
+    ax.set_ylim(last + 0.5, -0.6)
+    ax.set_yticks(range(len(names)), names)
+    signed_ticks(ax, "x")
+    ax.set_xlabel("ΔAUROC of the reconstruction (recon − real)")
+    for place, row in enumerate([*(cells[label] for label in labels), macro]):
+        if math.isfinite(row["delta"]):
+            lo, hi = (row["delta_ci_lo"], row["delta_ci_hi"]) if row is macro else (row["ci_sim_lo"], row["ci_sim_hi"])
+            text = f"{short(row['delta'], sign=True)}  [{short(lo, sign=True)}, {short(hi, sign=True)}]"
+            if row["n_pos"] is not None:
+                text += f"   {row['n_pos']} pos."
+        else:
+            text = str(row["flag"])
+        ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=BLACK)
+    handles: list[Any] = [
+        Line2D([], [], color=VERDICT_COLOURS[v], marker=VERDICT_MARKERS[v], markersize=6, linestyle="none", label=v)
+        for v in VERDICT_COLOURS
+        if v in shown and v != "undefined"
+    ]
+    handles.append(Line2D([], [], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), label="margin"))
+    handles.append(Line2D([], [], color=GREY, linewidth=3, label="95 % CI".replace("95", f"{95:g}")))
+    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="simultaneous"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def flips_figure(rows: Sequence[Row], display: Names = None, condition: str = "recon") -> Figure | None:
+    """Share of decisions that flip at the global threshold, split into right-to-wrong and wrong-to-right.
+
+    rows: agreement.csv. None where no threshold was given.
+    """
+    found = {
+        (row["label"], row["metric"]): row
+        for row in rows
+        if row["condition"] == condition and row["draw"] in (None, "mean") and row["metric"].endswith("flip_rate")
+    }
+    labels = [
+        label for label, metric in found if metric == "flip_rate" and math.isfinite(found[label, metric]["value"])
+    ]
+    if not labels:
+        return None
+    ordered = sorted(
+        (label for label in labels if label != MACRO), key=lambda label: -found[label, "flip_rate"]["value"]
+    )
+    ordered += [label for label in labels if label == MACRO]
+    names = [*label_names([label for label in ordered if label != MACRO], display)]
+    names += ["macro average"] * (MACRO in ordered)
+    figure, (ax,) = new_figure(WIDTH * 0.8, 1.15 + 0.27 * len(ordered))
+    quiet_grid(ax, "x")
+    widest = 0.0
+    for place, label in enumerate(ordered):
+        negative, positive, both = (
+            found[label, metric] for metric in ("negative_flip_rate", "positive_flip_rate", "flip_rate")
+        )
+        bad, good = 100 * negative["value"], 100 * positive["value"]
+        alpha = 1.0 if label != MACRO else 0.75
+        ax.barh(place, bad, color=VERMILION, height=0.6, alpha=alpha)
+        ax.barh(place, good, left=bad, color=SKY, height=0.6, alpha=alpha, hatch="///", edgecolor="white", linewidth=0)
+        lo, hi = 100 * both["ci_lo"], 100 * both["ci_hi"]
+        ax.plot([lo, hi], [place, place], color=BLACK, linewidth=1.1)
+        ax.plot([lo, hi], [place, place], "|", color=BLACK, markersize=5)
+        widest = max(widest, bad + good, hi if math.isfinite(hi) else 0.0)
+    ax.set_yticks(range(len(ordered)), names)
+    ax.set_ylim(len(ordered) - 0.4, -0.6)
+    ax.set_xlim(0, max(1.06 * widest, 0.5))
+    ax.set_xlabel("decisions that flip on the reconstruction (%)")
+    handles = [
+        Patch(color=VERMILION, label="right → wrong"),
+        Patch(facecolor=SKY, hatch="///", edgecolor="white", linewidth=0, label="wrong → right"),
+        Line2D([], [], color=BLACK, marker="|", markersize=5, linewidth=1.1, label="95 % CI of the sum"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
+    return figure
+
+
+def cosine_figure(rows: Sequence[Row]) -> Figure | None:
+    """How far embedding and stages move: cosines at recon beside their null level, and normalised over noise.
+
+    rows: agreement.csv. None where the teacher shows no features.
+    """
+    found = [row for row in rows if row["label"] == ALL and row["draw"] in (None, "mean")]
+    metrics = list(
+        dict.fromkeys(
+            row["metric"] for row in found if row["condition"] == "recon" and not row["metric"].endswith("_normalised")
+        )
+    )
+    if not metrics:
+        return None
+    cells = {(row["condition"], row["metric"]): row for row in found}
+    sources = list(dict.fromkeys(_source(metric) for metric in metrics))
+    # The embedding lies behind the last stage.
+    sources.sort(key=lambda source: source == "embedding")
+    noise = _noise_names(found)
+    figure, panels = new_figure(WIDTH, 3.5, 2)
+    left, right = panels
+    quiet_grid(left, "y")
+    series: list[tuple[str, str, str, str]] = [
+        ("pooled", "pooled maps", BLUE, "o"),
+        ("position", "per position", VERMILION, "s"),
+        ("", "embedding", PURPLE, "D"),
+    ]
+    lowest = 0.0
+    handles: list[Any] = []
+    for kind, name, colour, marker in series:
+        own = [metric for metric in metrics if _kind(metric) == kind]
+        if not own:
+            continue
+        shift = {"pooled": -0.13, "position": 0.13, "": 0.0}[kind]
+        for metric in own:
+            x = sources.index(_source(metric)) + shift
+            row, null = cells["recon", metric], cells["null", metric]["value"]
+            y = np.array([row["value"]])
+            left.errorbar([x], y, _bars(y, [row["ci_lo"]], [row["ci_hi"]]), color=colour, marker=marker, markersize=5.5)
+            left.plot([x - 0.11, x + 0.11], [null, null], color=colour, linewidth=2, alpha=0.55)
+            normalised = cells["recon", f"{metric}_normalised"]["value"]
+            left.plot(x, normalised, marker=marker, markersize=5.5, markerfacecolor="white", markeredgecolor=colour)
+            lowest = min([lowest, *(v for v in (null, normalised, row["value"]) if math.isfinite(v))])
+        handles.append(Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none", label=name))
+    handles += [
+        Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="none", label="normalised"),
+        Line2D([], [], color=GREY, linewidth=2, alpha=0.7, label="null: other images"),
+    ]
+    left.set_xticks(range(len(sources)), [plain_text(source) for source in sources], rotation=35, ha="right")
+    left.set_xlim(-0.5, len(sources) - 0.5)
+    left.set_ylim(lowest - 0.04 if lowest < 0 else 0, 1.03)
+    left.set_ylabel("cosine to the original image")
+    left.set_title("reconstruction, shallow to deep", fontsize=MEDIUM)
+    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False)
+    shades = _shades(len(sources))
+    quiet_grid(right, "y")
+    right.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
+    shown_sources = []
+    for source, shade in zip(sources, shades):
+        metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("pooled", ""))
+        shown_sources.append(source)
+        if noise:
+            across = [cells[name, f"{metric}_normalised"] for name in noise]
+            right.plot(
+                [row["log_snr"] for row in across],
+                [row["value"] for row in across],
+                color=PURPLE if source == "embedding" else shade,
+                marker="D" if source == "embedding" else "o",
+                markersize=4,
+                linewidth=1.5,
+                label=source,
+            )
+    if noise:
+        noise_axis(right, [(cells[n, f"{metrics[0]}_normalised"]["log_snr"], _step(cells, n)) for n in noise])
+        right.set_xlabel("log-SNR (nats); noise grows to the right")
+        right.legend(fontsize=SMALL - 0.5, frameon=False, loc="lower left")
+    else:
+        figure.delaxes(right)
+    right.set_ylabel("normalised cosine (pooled)")
+    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    return figure
+
+
+def _step(cells: Mapping[tuple[str, str], Row], condition: str) -> int:
+    return next(int(row["t"]) for (name, _), row in cells.items() if name == condition)
+
+
+def _shades(n: int) -> list[str]:
+    """From light to dark blue, one per stage."""
+    steps = np.linspace(0.25, 1.0, max(n, 2))[:n]
+    light, dark = np.array([0.72, 0.84, 0.93]), np.array([0.0, 0.2, 0.42])
+    return ["#" + "".join(f"{round(255 * c):02x}" for c in light + (dark - light) * step) for step in steps]
+
+
+def _source(metric: str) -> str:
+    return metric.removesuffix("_cosine").removesuffix(".pooled").removesuffix(".position")
+
+
+def _kind(metric: str) -> str:
+    name = metric.removesuffix("_cosine")
+    return "pooled" if name.endswith(".pooled") else "position" if name.endswith(".position") else ""
+
+
+def _row(rows: Sequence[Row], condition: str, metric: str) -> Row:
+    return next(
+        r for r in rows if r["condition"] == condition and r["metric"] == metric and r["draw"] in (None, "mean")
+    )
+
+
+def _cell(rows: Sequence[Row], condition: str, metric: str) -> float:
+    return float(_row(rows, condition, metric)["value"])
+
+
+def _noise_rows(rows: Sequence[Row], metric: str) -> list[Row]:
+    """Draw-averaged rows of the noise steps, from little to much noise."""
+    found = [r for r in rows if r["t"] is not None and r["metric"] == metric and r["draw"] == "mean"]
+    return sorted(found, key=lambda row: -row["log_snr"])
+
+
+def _noise_names(rows: Sequence[Row]) -> list[str]:
+    steps = {row["condition"]: row["log_snr"] for row in rows if row["t"] is not None}
+    return sorted(steps, key=lambda name: -steps[name])
+
+
+def _control_names(rows: Sequence[Row]) -> list[str]:
+    return list(
+        dict.fromkeys(
+            row["condition"] for row in rows if row["t"] is None and row["condition"] not in ("real", "recon")
+        )
+    )
+
+
+def _sorted_labels(recon: Sequence[Row]) -> list[str]:
+    """Labels by ΔAUROC, the largest loss first, undefined ones last."""
+    defined = sorted((row for row in recon if math.isfinite(row["delta"])), key=lambda row: row["delta"])
+    undefined = [row for row in recon if not math.isfinite(row["delta"])]
+    return [row["label"] for row in [*defined, *undefined]]
+
+
+def _bars(value: np.ndarray, lo: Sequence[float], hi: Sequence[float]) -> np.ndarray:
+    """Lengths of error bars below and above; none where the interval is unknown."""
+    return np.nan_to_num(np.maximum([value - np.asarray(lo), np.asarray(hi) - value], 0.0))
