@@ -10,14 +10,15 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
-from layerscope.artifacts import LONG_COLUMNS, BottleneckScores
+from layerscope.artifacts import BottleneckScores
+from layerscope.artifacts.tables import COLLAPSE_COLUMNS, LONG_COLUMNS
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
-from layerscope.report.bottleneck import COLLAPSE_COLUMNS, AnalysisSettings, analyse_bottleneck
-from layerscope.report.bottleneck_figures import bottleneck_figures
+from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
 from layerscope.report.console import verdict_table
-from layerscope.report.figures import write_figures
+from layerscope.report.figure_style import png
+from layerscope.report.figures_bottleneck import bottleneck_figures
 
 
 class BottleneckReport(Callback):
@@ -54,7 +55,7 @@ class BottleneckReport(Callback):
         scores: BottleneckScores = task.scores
         rank_zero_info("Computing intervals and writing tables and figures.")
         analysis = analyse_bottleneck(scores, self.settings)
-        figures = bottleneck_figures(analysis)
+        figures = bottleneck_figures(analysis, self.settings.margin_macro, self.settings.margin_label)
         folder = run_folder(trainer)
         assert folder.directory is not None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -63,11 +64,7 @@ class BottleneckReport(Callback):
         summary = {
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
-            "verdict": analysis.verdict,
-            "teacher_metrics_real": analysis.teacher_metrics_real,
-            "teacher_metrics_recon_t0": analysis.teacher_metrics_recon_t0,
-            "agreement_recon_t0": analysis.agreement_recon_t0,
-            "t_curve": analysis.t_curve_summary,
+            **analysis.summary(),
             "not_measured": [*task.not_measured(), *analysis.not_measured],
             "noise": task.describe(),
             "thresholds": {
@@ -89,7 +86,8 @@ class BottleneckReport(Callback):
             stage.write_csv("agreement.csv", analysis.agreement, LONG_COLUMNS)
             stage.write_csv("collapse.csv", analysis.collapse, COLLAPSE_COLUMNS)
             stage.write_npz("scores.npz", scores.arrays())
-            write_figures(stage, figures)
+            for name, figure in figures.items():
+                stage.write_bytes(f"figures/{name}", png(figure))
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis.verdict["overall"]))

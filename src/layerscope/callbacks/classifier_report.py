@@ -7,13 +7,14 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from layerscope.artifacts.tables import CLASSIFIER_COLUMNS
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
-from layerscope.report.classifier import CLASSIFIER_COLUMNS, analyse_classifier
-from layerscope.report.classifier_figures import classifier_figures
+from layerscope.report.classifier import analyse_classifier
 from layerscope.report.console import classifier_table
-from layerscope.report.figures import write_figures
+from layerscope.report.figure_style import png
+from layerscope.report.figures_classifier import classifier_figures
 
 
 class ClassifierReport(Callback):
@@ -44,7 +45,8 @@ class ClassifierReport(Callback):
             stage.write_csv("per_label.csv", analysis.per_label, CLASSIFIER_COLUMNS)
             stage.write_json("threshold.json", task.thresholds.as_json())
             stage.write_npz("scores.npz", task.scores.arrays())
-            write_figures(stage, figures)
+            for name, figure in figures.items():
+                stage.write_bytes(f"figures/{name}", png(figure))
             write_parts(trainer, stage)
             stage.write_json(
                 "summary.json",

@@ -21,7 +21,7 @@ def log_result(trainer: Trainer, figures: dict[str, Figure], scalars: dict[str, 
         logger.log_hyperparams(_hyperparameters(trainer), metrics=finite)
         writer = logger.experiment
         for name, figure in figures.items():
-            writer.add_figure(name, figure, close=False)
+            writer.add_figure(name.removesuffix(".png"), figure, close=False)
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WorstSamples):
                 for sample, picture in callback.pictures:

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from layerscope.errors import NumericalError
-from layerscope.functional.scored_labels import FloatArray, IntArray, scored_labels
+from layerscope.functional.scored_labels import BoolArray, FloatArray, IntArray, scored_labels
 
 
 @dataclass(frozen=True)
@@ -27,6 +27,19 @@ class ReliabilityCurve:
     frequency: FloatArray
 
 
+def _probabilities(
+    prob: ArrayLike, target: ArrayLike, known: ArrayLike | None
+) -> tuple[FloatArray, BoolArray, BoolArray]:
+    values, positive, mask = scored_labels(prob, target, known)
+    outside = mask & ((values < 0) | (values > 1))
+    if outside.any():
+        raise NumericalError(
+            f"Calibration needs probabilities in [0, 1], but {int(outside.sum())} values lie outside, the first being "
+            f"{values[outside][0]}. Pass logits through a sigmoid first."
+        )
+    return values.astype(np.float64), positive, mask
+
+
 def reliability_curve(
     prob: ArrayLike, target: ArrayLike, known: ArrayLike | None = None, n_bins: int = 15
 ) -> ReliabilityCurve:
@@ -38,19 +51,13 @@ def reliability_curve(
     Raises:
         NumericalError: a value is outside [0, 1] (logits were passed?) or not finite.
     """
-    values, positive, mask = scored_labels(prob, target, known)
-    outside = mask & ((values < 0) | (values > 1))
-    if outside.any():
-        raise NumericalError(
-            f"Calibration needs probabilities in [0, 1], but {int(outside.sum())} values lie outside, the first being "
-            f"{values[outside][0]}. Pass logits through a sigmoid first."
-        )
+    values, positive, mask = _probabilities(prob, target, known)
     edges = np.linspace(0.0, 1.0, n_bins + 1)
     count = np.zeros((values.shape[1], n_bins), dtype=np.int64)
     confidence = np.zeros(count.shape)
     frequency = np.zeros(count.shape)
     for label in range(values.shape[1]):
-        column = values[mask[:, label], label].astype(np.float64)
+        column = values[mask[:, label], label]
         place = np.searchsorted(edges[1:-1], column, side="left")
         count[label] = np.bincount(place, minlength=n_bins)
         confidence[label] = np.bincount(place, weights=column, minlength=n_bins)
@@ -82,7 +89,7 @@ def brier(prob: ArrayLike, target: ArrayLike, known: ArrayLike | None = None) ->
     >>> brier([[0.8], [0.4]], [[1], [0]]).round(6)
     array([0.1])
     """
-    values, positive, mask = scored_labels(prob, target, known)
+    values, positive, mask = _probabilities(prob, target, known)
     total = mask.sum(axis=0)
-    squared = np.where(mask, (values.astype(np.float64) - positive) ** 2, 0.0).sum(axis=0)
+    squared = np.where(mask, (values - positive) ** 2, 0.0).sum(axis=0)
     return np.where(total > 0, squared / np.maximum(total, 1), np.nan)
