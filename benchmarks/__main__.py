@@ -1,0 +1,27 @@
+"""``make bench``: every figure of docs/benchmarks.md, printed in one run."""
+
+from __future__ import annotations
+
+import datetime
+import os
+import platform
+
+import torch
+
+from benchmarks import command_line, diagnosis, phantom, statistics
+
+
+def main() -> None:
+    """Prints the machine and runs every benchmark."""
+    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(
+        f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPU cores, {device}, "
+        f"Python {platform.python_version()}, torch {torch.__version__}"
+    )
+    for benchmark in (command_line, phantom, statistics, diagnosis):
+        print(f"\n== {benchmark.__name__.split('.')[-1]}")
+        benchmark.main()
+
+
+if __name__ == "__main__":
+    main()
