@@ -147,16 +147,20 @@ def weighted_ranking_labels(
 
 
 def linear_resamples(influence: AurocInfluence, weights: NDArray[np.float32]) -> FloatArray:
-    """AUROC of every resample to first order, (B, L): value + weights·psi / N, kept inside [0, 1].
+    """AUROC of every resample to first order, (B, L), kept inside [0, 1].
 
-    One matrix product for all labels, exact up to terms of order 1/n_pos; for collapse points over many conditions,
-    where `weighted_ranking` would sort and sum for each. NaN where a label is undefined, or where a resample holds
-    no positives or no negatives of it.
+    The value plus the weighted mean influence of the positives drawn and of the negatives drawn. Two matrix products
+    serve all labels, where `weighted_ranking` sorts and sums for each: for collapse points over many conditions.
+    NaN where a label is undefined, or where a resample holds no positives or no negatives of it.
     """
     n_rows = len(influence.psi)
-    moved = influence.value + (weights @ influence.psi.astype(np.float32)).astype(np.float64) / n_rows
-    held = (weights @ influence.positive.astype(np.float32) > 0) & (weights @ influence.negative.astype(np.float32) > 0)
-    return np.where(held, np.clip(moved, 0.0, 1.0), np.nan)
+    psi = influence.psi.astype(np.float32)
+    moved = np.tile(influence.value, (len(weights), 1))
+    for members, size in ((influence.positive, influence.n_pos), (influence.negative, influence.n_neg)):
+        drawn = (weights @ members.astype(np.float32)).astype(np.float64)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            moved += (weights @ np.where(members, psi, np.float32(0.0))) * (size / n_rows) / drawn
+    return np.clip(moved, 0.0, 1.0)
 
 
 def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
