@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -18,11 +18,8 @@ from layerscope.report.collapse import collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
-from layerscope.report.rows import MACRO, MICRO, RESERVED_LABELS, Row, long_row, with_estimates
+from layerscope.report.rows import MACRO, MICRO, RESERVED_LABELS, Row, long_row, metric_flag, unreserved, with_estimates
 from layerscope.report.sentences import overall_sentence
-
-# Below this many positives or negatives the normal approximation of the intervals is rough.
-_FEW = 10
 
 
 @dataclass(frozen=True)
@@ -91,7 +88,7 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
             f"The scores hold {len(scores.id)} samples and {len(columns)} evaluated labels; a diagnosis needs at least "
             "one of each. Check the split and the `evaluated` entries of the label schema."
         )
-    names = [_unreserved(str(scores.label[k])) for k in columns]
+    names = [unreserved(str(scores.label[k])) for k in columns]
     display = {name: str(scores.label_display[k]) for name, k in zip(names, columns)}
     group = None if scores.groups is None else group_index(scores.groups)
     truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), group)
@@ -148,11 +145,6 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         not_measured=_not_measured(scores, truth, names, conditions, metrics, settings),
         display_names=display,
     )
-
-
-def _unreserved(name: str) -> str:
-    """A label that is called like an average must not be taken for it."""
-    return f"{name} (label)" if name in RESERVED_LABELS else name
 
 
 def _widen_saturated(
@@ -360,6 +352,7 @@ def _per_label_rows(
     n, n_pos = truth.n, truth.n_pos
     shifted = [verdict["score_shift"] for verdict in verdicts]
     for g, condition in enumerate(conditions):
+        averaged: Literal["mean"] | None = "mean" if condition.kind == "noise" else None
         for k, name in enumerate(names):
             for metric in METRICS:
                 if condition.kind == "noise":
@@ -367,24 +360,15 @@ def _per_label_rows(
                         value = metrics.row_label[metric][row, k]
                         rows.append(long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), draw))
                 estimates = metrics.label[metric]
-                flag = _flag(metric, truth, k, condition, bool(shifted[k]), bool(saturated[g, k]))
-                draw_name = "mean" if condition.kind == "noise" else None
+                flag = metric_flag(metric, truth, k)
+                if metric.startswith("f1") and shifted[k] and condition.kind == "recon":
+                    flag = "score shift"
+                elif metric == "auroc" and saturated[g, k]:
+                    flag = "perfect ranking on both: interval by the rule of three"
                 value = estimates.value[g, k]
-                line = long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), draw_name, flag)  # type: ignore[arg-type]
+                line = long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), averaged, flag)
                 rows.append(with_estimates(line, estimates, g, k))
     return rows
-
-
-def _flag(metric: str, truth: GroundTruth, k: int, condition: ConditionGroup, shifted: bool, saturated: bool) -> str:
-    if (reason := truth.reason(k)) and (metric not in ("ece", "brier") or truth.n[k] == 0):
-        return reason
-    if metric.startswith("f1") and shifted and condition.kind == "recon":
-        return "score shift"
-    if metric == "auroc" and saturated:
-        return "perfect ranking on both: interval by the rule of three"
-    if metric == "auroc" and min(truth.n_pos[k], truth.n[k] - truth.n_pos[k]) < _FEW:
-        return f"fewer than {_FEW} positives or negatives: interval is rough"
-    return ""
 
 
 def _t_curve_rows(metrics: LabelMetrics, truth: GroundTruth, conditions: Sequence[ConditionGroup]) -> list[Row]:

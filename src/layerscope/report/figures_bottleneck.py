@@ -107,7 +107,7 @@ def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
         Line2D([], [], color=BLUE, linewidth=0.9, linestyle=(0, (5, 3)), label=f"AUROC margin ({short(margin)})"),
     ]
     if steps:
-        handles.append(Patch(color=BLUE, alpha=0.18, linewidth=0, label="simultaneous band"))
+        handles.append(Patch(color=BLUE, alpha=0.18, linewidth=0, label="band (AUROC: over all t at once)"))
         handles.append(Line2D([], [], color=GREY, marker=".", markersize=4, linestyle="none", label="single draws"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
@@ -127,7 +127,7 @@ def _categories(panel: Axes, rows: Sequence[Row], names: Sequence[str], heading:
         panel.errorbar(x, y, bars, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle="none")
     panel.set_xticks(range(len(names)), [plain_text(name) for name in names])
     for tick in panel.get_xticklabels():
-        tick.set(rotation=60, ha="right", rotation_mode="anchor")
+        tick.set(rotation=90)
     panel.set_xlim(-0.6, len(names) - 0.4)
     panel.set_title(heading, fontsize=MEDIUM, color=BLACK, pad=6)
 
@@ -152,7 +152,7 @@ def _noise_panel(panel: Axes, rows: Sequence[Row], real_auroc: float) -> None:
             [r["log_snr"] for r in draws], [r["value"] for r in draws], s=5, color=colour, alpha=0.5, linewidths=0
         )
     noise_axis(panel, [(row["log_snr"], row["t"]) for row in _noise_rows(rows, "auroc")])
-    panel.set_xlabel("log-SNR of the latent (nats); noise grows to the right")
+    panel.set_xlabel("log-SNR of the latent (nats); more noise →")
 
 
 def noise_axis(panel: Axes, steps: Sequence[tuple[float, int]]) -> None:
@@ -161,7 +161,9 @@ def noise_axis(panel: Axes, steps: Sequence[tuple[float, int]]) -> None:
     span = max(positions) - min(positions)
     pad = 0.04 * span if span else 1.0
     panel.set_xlim(max(positions) + pad, min(positions) - pad)
-    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}".replace("-", MINUS)))
+    panel.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", MINUS)))
+    if not span:
+        panel.set_xticks(positions[:1])
     top = panel.secondary_xaxis("top")
     shown: list[tuple[float, int]] = []
     for log_snr, t in sorted(steps, reverse=True):
@@ -218,6 +220,13 @@ def heat_map_figure(rows: Sequence[Row], display: Names = None) -> Figure | None
         ax.set_xlabel("step t, and its log-SNR (nats) below")
     for spine in ax.spines.values():
         spine.set_visible(False)
+    legend_text = "bold: adjusted p < .05"
+    if not np.isfinite(values).all():
+        legend_text += "    hatched: undefined"
+    ax.set_title(legend_text, fontsize=SMALL, color=BLACK, loc="right")
+    if len(labels) < 4:
+        # Too low for a readable scale; every cell shows its number.
+        return figure
     bar = figure.colorbar(image, ax=ax, fraction=0.035, pad=0.015, aspect=max(8, 3 * len(labels)))
     bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL, length=2)
@@ -225,10 +234,6 @@ def heat_map_figure(rows: Sequence[Row], display: Names = None) -> Figure | None
     bar.update_ticks()
     signed_ticks(bar.ax, "y")
     bar.set_label("ΔAUROC to real", fontsize=MEDIUM)
-    legend_text = "bold: adjusted p < .05"
-    if not np.isfinite(values).all():
-        legend_text += "    hatched: undefined"
-    ax.set_title(legend_text, fontsize=SMALL, color=BLACK, loc="right")
     return figure
 
 
@@ -271,7 +276,7 @@ def collapse_figure(collapse: Sequence[Row], t_curve: Sequence[Row], display: Na
             case _:
                 reason = str(row["flag"]) or "undefined"
                 ax.text(start - inside, place, reason, va="center", fontsize=SMALL, color=GREY, style="italic")
-        if math.isfinite(row["onset_log_snr"]):
+        if math.isfinite(row["onset_log_snr"]) and row["state"] != "collapsed_at_recon":
             ax.plot(
                 row["onset_log_snr"],
                 place,
@@ -286,7 +291,7 @@ def collapse_figure(collapse: Sequence[Row], t_curve: Sequence[Row], display: Na
     ax.set_ylim(len(bars) - 0.4, -0.6)
     if len(bars) > 1:
         ax.axhline(len(bars) - 1.5, color=LIGHT, linewidth=0.8)
-    ax.set_xlabel("log-SNR of the latent (nats); noise grows to the right")
+    ax.set_xlabel("log-SNR of the latent (nats); more noise →")
     handles: list[Any] = [
         Patch(color=BLUE, alpha=0.85, label="keeps over half of its AUROC above .5"),
         Line2D([], [], color=BLACK, marker="|", label="bootstrap interval"),
@@ -341,7 +346,16 @@ def forest_figure(
             [row["delta_ci_lo"], row["delta_ci_hi"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt"
         )
         marker = "D" if is_macro else VERDICT_MARKERS[verdict]
-        ax.plot(row["delta"], place, marker, color=colour, markersize=6.5, markeredgecolor="white", zorder=4)
+        ax.plot(
+            row["delta"],
+            place,
+            marker,
+            color=colour,
+            markersize=5.5,
+            markeredgecolor="white",
+            markeredgewidth=0.5,
+            zorder=4,
+        )
     span = max(edges) - min(edges)
     left, right = min(edges) - 0.05 * span, max(edges) + 0.05 * span
     last = len(names) - 1
@@ -358,21 +372,36 @@ def forest_figure(
         if math.isfinite(row["delta"]):
             lo, hi = (row["delta_ci_lo"], row["delta_ci_hi"]) if row is macro else (row["ci_sim_lo"], row["ci_sim_hi"])
             text = f"{short(row['delta'], sign=True)}  [{short(lo, sign=True)}, {short(hi, sign=True)}]"
-            if row["n_pos"] is not None:
-                text += f"   {row['n_pos']} pos."
+            count = "" if row["n_pos"] is None else f"{row['n_pos']} pos."
         else:
-            text = str(row["flag"])
-        ax.annotate(text, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=SMALL, color=BLACK)
+            text, count = str(row["flag"]), ""
+        _beside(ax, place, text, 8, "left")
+        _beside(ax, place, count, 158, "right")
     handles: list[Any] = [
         Line2D([], [], color=VERDICT_COLOURS[v], marker=VERDICT_MARKERS[v], markersize=6, linestyle="none", label=v)
         for v in VERDICT_COLOURS
         if v in shown and v != "undefined"
     ]
     handles.append(Line2D([], [], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), label="margin"))
-    handles.append(Line2D([], [], color=GREY, linewidth=3, label="95 % CI".replace("95", f"{95:g}")))
-    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="simultaneous"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=6, fontsize=SMALL, frameon=False)
+    handles.append(Line2D([], [], color=GREY, linewidth=3, label="interval of one label"))
+    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="of all at once"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
+
+
+def _beside(ax: Axes, place: int, text: str, points: float, align: str) -> None:
+    """Text to the right of a row of the plot, that far from its edge."""
+    ax.annotate(
+        text,
+        (1.0, place),
+        xycoords=("axes fraction", "data"),
+        xytext=(points, 0),
+        textcoords="offset points",
+        ha=align,
+        va="center",
+        fontsize=SMALL,
+        color=BLACK,
+    )
 
 
 def flips_figure(rows: Sequence[Row], display: Names = None, condition: str = "recon") -> Figure | None:
@@ -404,9 +433,8 @@ def flips_figure(rows: Sequence[Row], display: Names = None, condition: str = "r
             found[label, metric] for metric in ("negative_flip_rate", "positive_flip_rate", "flip_rate")
         )
         bad, good = 100 * negative["value"], 100 * positive["value"]
-        alpha = 1.0 if label != MACRO else 0.75
-        ax.barh(place, bad, color=VERMILION, height=0.6, alpha=alpha)
-        ax.barh(place, good, left=bad, color=SKY, height=0.6, alpha=alpha, hatch="///", edgecolor="white", linewidth=0)
+        ax.barh(place, bad, color=VERMILION, height=0.6)
+        ax.barh(place, good, left=bad, color=SKY, height=0.6, hatch="///", edgecolor="white", linewidth=0)
         lo, hi = 100 * both["ci_lo"], 100 * both["ci_hi"]
         ax.plot([lo, hi], [place, place], color=BLACK, linewidth=1.1)
         ax.plot([lo, hi], [place, place], "|", color=BLACK, markersize=5)
@@ -418,7 +446,7 @@ def flips_figure(rows: Sequence[Row], display: Names = None, condition: str = "r
     handles = [
         Patch(color=VERMILION, label="right → wrong"),
         Patch(facecolor=SKY, hatch="///", edgecolor="white", linewidth=0, label="wrong → right"),
-        Line2D([], [], color=BLACK, marker="|", markersize=5, linewidth=1.1, label="95 % CI of the sum"),
+        Line2D([], [], color=BLACK, marker="|", markersize=5, linewidth=1.1, label="interval of the sum"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
@@ -442,8 +470,8 @@ def cosine_figure(rows: Sequence[Row]) -> Figure | None:
     # The embedding lies behind the last stage.
     sources.sort(key=lambda source: source == "embedding")
     noise = _noise_names(found)
-    figure, panels = new_figure(WIDTH, 3.5, 2)
-    left, right = panels
+    figure, panels = new_figure(WIDTH if noise else 0.65 * WIDTH, 3.5, 2 if noise else 1)
+    left = panels[0]
     quiet_grid(left, "y")
     series: list[tuple[str, str, str, str]] = [
         ("pooled", "pooled maps", BLUE, "o"),
@@ -476,39 +504,43 @@ def cosine_figure(rows: Sequence[Row]) -> Figure | None:
     left.set_ylim(lowest - 0.04 if lowest < 0 else 0, 1.03)
     left.set_ylabel("cosine to the original image")
     left.set_title("reconstruction, shallow to deep", fontsize=MEDIUM)
-    figure.legend(handles=handles, loc="outside lower center", ncols=5, fontsize=SMALL, frameon=False)
-    shades = _shades(len(sources))
-    quiet_grid(right, "y")
-    right.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
-    shown_sources = []
-    for source, shade in zip(sources, shades):
-        metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("pooled", ""))
-        shown_sources.append(source)
-        if noise:
-            across = [cells[name, f"{metric}_normalised"] for name in noise]
-            right.plot(
-                [row["log_snr"] for row in across],
-                [row["value"] for row in across],
-                color=PURPLE if source == "embedding" else shade,
-                marker="D" if source == "embedding" else "o",
-                markersize=4,
-                linewidth=1.5,
-                label=source,
-            )
-    if noise:
-        noise_axis(right, [(cells[n, f"{metrics[0]}_normalised"]["log_snr"], _step(cells, n)) for n in noise])
-        right.set_xlabel("log-SNR (nats); noise grows to the right")
-        right.legend(fontsize=SMALL - 0.5, frameon=False, loc="lower left")
-    else:
-        figure.delaxes(right)
-    right.set_ylabel("normalised cosine (pooled)")
-    right.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    columns = 5 if noise else 3
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
     left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    if noise:
+        _cosines_over_noise(panels[1], cells, metrics, sources, noise)
     return figure
 
 
-def _step(cells: Mapping[tuple[str, str], Row], condition: str) -> int:
-    return next(int(row["t"]) for (name, _), row in cells.items() if name == condition)
+def _cosines_over_noise(
+    panel: Axes,
+    cells: Mapping[tuple[str, str], Row],
+    metrics: Sequence[str],
+    sources: Sequence[str],
+    noise: Sequence[str],
+) -> None:
+    """Normalised cosines of pooled maps and embedding against log-SNR; zero is the level of other images."""
+    shades = _shades(len(sources))
+    quiet_grid(panel, "y")
+    panel.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
+    for source, shade in zip(sources, shades):
+        metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("pooled", ""))
+        across = [cells[name, f"{metric}_normalised"] for name in noise]
+        panel.plot(
+            [row["log_snr"] for row in across],
+            [row["value"] for row in across],
+            color=PURPLE if source == "embedding" else shade,
+            marker="D" if source == "embedding" else "o",
+            markersize=4,
+            linewidth=1.5,
+            label=plain_text(source),
+        )
+    first = f"{metrics[0]}_normalised"
+    noise_axis(panel, [(cells[name, first]["log_snr"], int(cells[name, first]["t"])) for name in noise])
+    panel.set_xlabel("log-SNR (nats); more noise →")
+    panel.legend(fontsize=SMALL - 0.5, frameon=False, loc="best")
+    panel.set_ylabel("normalised cosine (pooled)")
+    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
 
 
 def _shades(n: int) -> list[str]:

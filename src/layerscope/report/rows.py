@@ -7,11 +7,35 @@ from typing import Any, Literal
 
 from layerscope.report.conditions import ConditionGroup
 from layerscope.report.estimates import Estimates
+from layerscope.report.label_metrics import GroundTruth
 
 Row = dict[str, Any]
 
 MACRO, MICRO, ALL = "macro", "micro", "all"
 RESERVED_LABELS = frozenset({MACRO, MICRO, ALL})
+
+
+# Below this many positives or negatives the normal approximation of the intervals is rough.
+_FEW = 10
+
+
+def unreserved(name: str) -> str:
+    """A label's name in the tables; one that is called like an average must not be taken for it.
+
+    >>> unreserved("drusen"), unreserved("macro")
+    ('drusen', 'macro (label)')
+    """
+    return f"{name} (label)" if name in RESERVED_LABELS else name
+
+
+def metric_flag(metric: str, truth: GroundTruth, label: int) -> str:
+    """Why a label's metric is undefined or its interval rough; empty otherwise."""
+    reason = truth.reason(label)
+    if reason and (metric not in ("ece", "brier") or truth.n[label] == 0):
+        return reason
+    if metric == "auroc" and min(truth.n_pos[label], truth.n[label] - truth.n_pos[label]) < _FEW:
+        return f"fewer than {_FEW} positives or negatives: interval is rough"
+    return ""
 
 
 def long_row(

@@ -1,0 +1,86 @@
+"""The verdict as a small table of plain text for the terminal."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+from layerscope.report.figure_style import short_name
+from layerscope.report.sentences import short
+
+
+def verdict_table(summary: Mapping[str, Any]) -> str:
+    """Label by label: AUROC on real images, the change on reconstructions with its interval, verdict, collapse.
+
+    summary: ``summary.json`` as read by ``artifacts.read_summary``, or ``BottleneckAnalysis.summary()``. The largest
+    loss comes first, the macro average last.
+    """
+    verdict = summary["verdict"]
+    overall = verdict["overall"]
+    real = summary["teacher_metrics_real"]["macro"]["auroc"]["value"]
+    labels = sorted(verdict["per_label"], key=lambda entry: (_missing(entry["delta_auroc"]), entry["delta_auroc"] or 0))
+    with_noise = bool(overall["n_timesteps"])
+    rows = [["label", "positives", "AUROC real", "ΔAUROC", "interval", "verdict"]]
+    for entry in labels:
+        rows.append([_printable(entry["display"]), str(entry["n_pos"]), *_numbers(entry, entry["auroc_real"])])
+    rows.append(["macro average", "", *_numbers(overall, real)])
+    if with_noise:
+        rows[0].append("half lost at log-SNR")
+        for row, entry in zip(rows[1:], [*labels, overall]):
+            row.append(_collapse(entry))
+    widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
+    numeric = {1, 2, 3}
+    lines = [
+        "  ".join(_padded(cell, widths[column], column in numeric) for column, cell in enumerate(row)).rstrip()
+        for row in rows
+    ]
+    rule = "─" * max(_width(line) for line in lines)
+    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def _numbers(entry: Mapping[str, Any], real: float | None) -> list[str]:
+    word = str(entry["verdict"])
+    if _missing(entry["delta_auroc"]):
+        return [_number(real), "", "", f"{word} ({entry.get('reason') or 'no label defined'})"]
+    interval = f"[{_number(entry['ci_lo'], sign=True)}, {_number(entry['ci_hi'], sign=True)}]"
+    if entry.get("needed_positives"):
+        word += f" (needs about {entry['needed_positives']} positives)"
+    if entry.get("score_shift"):
+        word += ", score shift"
+    return [_number(real), _number(entry["delta_auroc"], sign=True), interval, word]
+
+
+def _collapse(entry: Mapping[str, Any]) -> str:
+    match entry.get("collapse_state"):
+        case "collapsed":
+            return f"{_number(entry['collapse_log_snr'], 1)} (t = {entry['collapse_t']:.0f})"
+        case "collapsed_at_recon":
+            return "without noise"
+        case "not_reached":
+            return "not reached"
+        case _:
+            return ""
+
+
+def _missing(value: float | None) -> bool:
+    return value is None or not math.isfinite(value)
+
+
+def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
+    return short(math.nan if value is None else value, digits, sign)
+
+
+def _printable(name: str) -> str:
+    """A label name without control characters, which could move a terminal's cursor."""
+    return short_name("".join(char for char in name if unicodedata.category(char)[0] != "C"))
+
+
+def _width(text: str) -> int:
+    return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
+
+
+def _padded(text: str, width: int, right: bool) -> str:
+    space = " " * (width - _width(text))
+    return space + text if right else text + space
