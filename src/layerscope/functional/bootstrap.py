@@ -10,10 +10,11 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from scipy.sparse import csr_array
 
 from layerscope.errors import DataError
 from layerscope.functional.intervals import group_index
-from layerscope.functional.ranking import AurocInfluence, tie_groups
+from layerscope.functional.ranking import tie_groups
 from layerscope.functional.scored_labels import FloatArray, scored_labels
 
 # Weights of a chunk of resamples, in numbers: small enough to stay in a core's cache through all passes.
@@ -49,7 +50,8 @@ def resample_weights(n: int, n_resamples: int, seed: int, group: ArrayLike | Non
         raise DataError(f"There are {len(index)} group entries for {n} samples; give one group per sample.")
     n_units = int(index.max()) + 1 if n else 0
     rng = np.random.default_rng(seed)
-    weights = np.empty((n_resamples, n), dtype=np.float32)
+    # One sample's weights lie side by side in memory, because every statistic adds up whole samples.
+    weights = np.empty((n_resamples, n), dtype=np.float32, order="F")
     for row in weights:
         row[:] = np.bincount(rng.integers(n_units, size=n_units), minlength=n_units)[index]
     return weights
@@ -82,48 +84,50 @@ def weighted_ranking(
         raise DataError(f"Weights have shape {weights.shape}; they must be (resamples, {len(values)} samples).")
     rows = np.flatnonzero(mask[:, 0])
     rows = rows[np.argsort(-values[rows, 0], kind="stable")]
-    descending = values[rows, 0]
-    places = np.flatnonzero(positive[rows, 0])
+    descending = values[rows, 0].astype(np.float64)
     result = np.full((4, len(weights)), np.nan)
-    if len(places):
-        start, end = tie_groups(descending)
-        # Between two positives only negatives are added, which change neither AP nor the maximum of F1: the ends of
-        # tie groups that hold a positive are the only cuts needed.
-        with_positive = np.unique(np.searchsorted(end, places, side="right"))
-        cut_start, cut_end = start[with_positive], end[with_positive]
-        positives_before = np.searchsorted(places, cut_start)
-        positives_through = np.searchsorted(places, cut_end)
-        called = None
-        if threshold is not None and not np.isnan(threshold):
-            called = int((descending.astype(np.float64) >= threshold).sum())
-        step = max(1, _CHUNK // len(rows))
-        for first in range(0, len(weights), step):
-            chunk = np.take(weights[first : first + step], rows, axis=1)
-            everyone = _running_sum(chunk)
-            hits = _running_sum(chunk[:, places])
-            through, found = everyone[:, cut_end], hits[:, positives_through]
-            n_pos, n_neg = hits[:, -1:], everyone[:, -1:] - hits[:, -1:]
-            gained = found - hits[:, positives_before]
-            false_before = everyone[:, cut_start] - hits[:, positives_before]
-            false_through = through - found
-            with np.errstate(divide="ignore", invalid="ignore"):
-                part = result[:, first : first + step]
-                part[0] = (gained * (n_neg - 0.5 * (false_before + false_through))).sum(axis=1) / (n_pos * n_neg)[:, 0]
-                part[1] = (gained * found / np.maximum(through, 1.0)).sum(axis=1) / n_pos[:, 0]
-                part[1, n_neg[:, 0] == 0] = np.nan
-                if called is not None:
-                    true_called = hits[:, np.searchsorted(places, called)]
-                    part[2] = 2.0 * true_called / (everyone[:, called] + n_pos[:, 0])
-                    part[2, n_pos[:, 0] == 0] = np.nan
-                part[3] = (2.0 * found / (through + n_pos)).max(axis=1)
-                part[3, n_pos[:, 0] == 0] = np.nan
+    if not positive.any():
+        return WeightedRanking(*result)
+    start, end = tie_groups(descending)
+    # Between two positives only negatives are added, which change neither AP nor the maximum of F1: the tie groups
+    # that hold a positive are the only steps needed.
+    steps = np.unique(np.searchsorted(end, np.flatnonzero(positive[rows, 0]), side="right"))
+    has_threshold = threshold is not None and not np.isnan(threshold)
+    called = int((descending >= threshold).sum()) if has_threshold else 0
+    cuts = np.unique(np.concatenate([[0], start[steps], end[steps], [called, len(rows)]]))
+    before, through = np.searchsorted(cuts, start[steps]), np.searchsorted(cuts, end[steps])
+    everyone = _segments(rows, cuts, np.ones(len(rows), dtype=np.float32), len(values))
+    positives = _segments(rows, cuts, positive[rows, 0].astype(np.float32), len(values))
+    width = max(16, _CHUNK // len(values))
+    for first in range(0, len(weights), width):
+        drawn = np.ascontiguousarray(weights[first : first + width].T)
+        total, hits = _running_sum(everyone @ drawn), _running_sum(positives @ drawn)
+        n_pos, n_neg = hits[-1], total[-1] - hits[-1]
+        found, counted = hits[through], total[through]
+        gained = found - hits[before]
+        false_above = 0.5 * (total[before] - hits[before] + counted - found)
+        part = result[:, first : first + width]
+        with np.errstate(divide="ignore", invalid="ignore"):
+            part[0] = (gained * (n_neg - false_above)).sum(axis=0) / (n_pos * n_neg)
+            part[1] = (gained * found / np.maximum(counted, 1.0)).sum(axis=0) / n_pos
+            if has_threshold:
+                at = np.searchsorted(cuts, called)
+                part[2] = 2.0 * hits[at] / (total[at] + n_pos)
+            part[3] = (2.0 * found / (counted + n_pos)).max(axis=0)
+        part[1, n_neg == 0] = np.nan
+        part[:, n_pos == 0] = np.nan
     return WeightedRanking(*result)
 
 
-def _running_sum(chunk: NDArray[np.float32]) -> FloatArray:
-    """(B, n) to (B, n + 1) sums of the first 0, 1, ..., n columns; whole numbers, exact in float64."""
-    sums = np.zeros((chunk.shape[0], chunk.shape[1] + 1))
-    np.cumsum(chunk, axis=1, dtype=np.float64, out=sums[:, 1:])
+def _segments(rows: NDArray[np.intp], cuts: NDArray[np.intp], count: NDArray[np.float32], n_samples: int) -> csr_array:
+    """Matrix (segments, N) that sums samples, in the order `rows`, between neighbouring cuts."""
+    return csr_array((count, rows, cuts), shape=(len(cuts) - 1, n_samples))
+
+
+def _running_sum(segments: NDArray[np.float32]) -> FloatArray:
+    """(S, b) to (S + 1, b), sums of the first 0, 1, ..., S rows; whole numbers, exact in float64."""
+    sums = np.zeros((segments.shape[0] + 1, segments.shape[1]))
+    np.cumsum(segments, axis=0, dtype=np.float64, out=sums[1:])
     return sums
 
 
@@ -144,23 +148,6 @@ def weighted_ranking_labels(
     return WeightedRanking(
         *(np.stack([getattr(one, name) for one in each], axis=1) for name in ("auroc", "ap", "f1_fixed", "f1_reopt"))
     )
-
-
-def linear_resamples(influence: AurocInfluence, weights: NDArray[np.float32]) -> FloatArray:
-    """AUROC of every resample to first order, (B, L), kept inside [0, 1].
-
-    The value plus the weighted mean influence of the positives drawn and of the negatives drawn. Two matrix products
-    serve all labels, where `weighted_ranking` sorts and sums for each: for collapse points over many conditions.
-    NaN where a label is undefined, or where a resample holds no positives or no negatives of it.
-    """
-    n_rows = len(influence.psi)
-    psi = influence.psi.astype(np.float32)
-    moved = np.tile(influence.value, (len(weights), 1))
-    for members, size in ((influence.positive, influence.n_pos), (influence.negative, influence.n_neg)):
-        drawn = (weights @ members.astype(np.float32)).astype(np.float64)
-        with np.errstate(divide="ignore", invalid="ignore"):
-            moved += (weights @ np.where(members, psi, np.float32(0.0))) * (size / n_rows) / drawn
-    return np.clip(moved, 0.0, 1.0)
 
 
 def percentile_interval(samples: ArrayLike, level: float = 0.95) -> tuple[FloatArray, FloatArray, NDArray[np.int64]]:
