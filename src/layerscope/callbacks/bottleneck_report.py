@@ -91,7 +91,8 @@ class BottleneckReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis.verdict["overall"]))
-        print(f"\n{verdict_table(analysis)}\nResults: {folder.directory.path}")
+        overall = analysis.verdict["overall"]
+        print(f"\n{overall['sentence']}\n\n{verdict_table(analysis.summary())}\n\nResults: {folder.directory.path}")
 
 
 def _counts(scores: BottleneckScores) -> dict[str, Any]:

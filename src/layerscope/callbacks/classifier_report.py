@@ -11,7 +11,8 @@ from layerscope.artifacts.tables import CLASSIFIER_COLUMNS
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
-from layerscope.report.classifier import analyse_classifier
+from layerscope.report.bottleneck import AnalysisSettings
+from layerscope.report.classifier import RELIABILITY_COLUMNS, analyse_classifier
 from layerscope.report.console import classifier_table
 from layerscope.report.figure_style import png
 from layerscope.report.figures_classifier import classifier_figures
@@ -27,15 +28,13 @@ class ClassifierReport(Callback):
     """
 
     def __init__(self, level: float = 0.95, n_bootstrap: int = 1000, seed: int = 0) -> None:
-        self.level = level
-        self.n_bootstrap = n_bootstrap
-        self.seed = seed
+        self.settings = AnalysisSettings(level=level, n_bootstrap=n_bootstrap, seed=seed)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         task: Any = pl_module
-        analysis = analyse_classifier(task.scores, level=self.level, n_bootstrap=self.n_bootstrap, seed=self.seed)
+        analysis = analyse_classifier(task.scores, self.settings)
         figures = classifier_figures(analysis)
         folder = run_folder(trainer)
         assert folder.directory is not None
@@ -43,6 +42,7 @@ class ClassifierReport(Callback):
         with folder.directory.staged() as stage:
             stage.write_text("config_used.yaml", folder.config_yaml)
             stage.write_csv("per_label.csv", analysis.per_label, CLASSIFIER_COLUMNS)
+            stage.write_csv("reliability.csv", analysis.reliability, RELIABILITY_COLUMNS)
             stage.write_json("threshold.json", task.thresholds.as_json())
             stage.write_npz("scores.npz", task.scores.arrays())
             for name, figure in figures.items():
@@ -53,11 +53,12 @@ class ClassifierReport(Callback):
                 {
                     "task": "classifier",
                     "experiment_name": folder.directory.path.name,
-                    "metrics": analysis.metrics,
+                    "metrics": analysis.summary_metrics,
                     "not_measured": analysis.not_measured,
                     "counts": {"images": len(task.scores.id), "labels": len(task.scores.label)},
                     **provenance(trainer, data.eval_split),
                 },
             )
-        log_result(trainer, figures, {f"test/{k}": v for k, v in analysis.metrics.items() if isinstance(v, float)})
-        print(f"\n{classifier_table(analysis)}\nResults: {folder.directory.path}")
+        macro = analysis.summary_metrics["macro"]
+        log_result(trainer, figures, {f"test/macro_{name}": found["value"] for name, found in macro.items()})
+        print(f"\n{classifier_table(analysis.per_label, analysis.display_names)}\nResults: {folder.directory.path}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import shutil
 import warnings
@@ -73,6 +74,9 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     """One LightningCLI verb with layerscope's errors: 0 when it finished."""
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    # Lightning advertises its cloud services through the same logger as its messages.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
     cli = _Build()
     try:

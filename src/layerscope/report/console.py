@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import unicodedata
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from layerscope.report.figure_style import short_name
+from layerscope.report.rows import MACRO
 from layerscope.report.sentences import short
 
 
@@ -30,8 +31,28 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
         rows[0].append("half lost at log-SNR")
         for row, entry in zip(rows[1:], [*labels, overall]):
             row.append(_collapse(entry))
+    return _laid_out(rows, numeric={1, 2, 3})
+
+
+def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]) -> str:
+    """Label by label: AUROC with its interval, AP and F1 at the global threshold; the macro average last.
+
+    per_label: rows of a classifier's per_label.csv. display: label to the name shown.
+    """
+    cells = {(str(row["label"]), str(row["metric"])): row for row in per_label}
+    rows = [["label", "positives", "AUROC", "interval", "AP", "F1"]]
+    for label in [*display, MACRO]:
+        auroc = cells[label, "auroc"]
+        interval = f"[{_number(auroc['ci_lo'])}, {_number(auroc['ci_hi'])}]"
+        name, positives = ("macro average", "") if label == MACRO else (_printable(display[label]), str(auroc["n_pos"]))
+        values = [_number(cells[label, metric]["value"]) for metric in ("ap", "f1_fixed")]
+        rows.append([name, positives, _number(auroc["value"]), interval, *values])
+    return _laid_out(rows, numeric={1, 2, 4, 5})
+
+
+def _laid_out(rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
+    """Header, body and a last row, ruled apart; numeric columns to the right."""
     widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
-    numeric = {1, 2, 3}
     lines = [
         "  ".join(_padded(cell, widths[column], column in numeric) for column, cell in enumerate(row)).rstrip()
         for row in rows

@@ -61,11 +61,6 @@ def bottleneck_figures(analysis: BottleneckAnalysis, margin_macro: float, margin
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def bottleneck_pngs(analysis: BottleneckAnalysis, margin_macro: float, margin_label: float) -> dict[str, bytes]:
-    """File name to PNG bytes, for ``Stage.write_bytes``."""
-    return {name: png(figure) for name, figure in bottleneck_figures(analysis, margin_macro, margin_label).items()}
-
-
 def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
     """Macro AUROC and AP: without noise, against log-SNR with noise growing to the right, and under the controls.
 

@@ -23,7 +23,6 @@ from layerscope.report.figure_style import (
     WIDTH,
     label_names,
     new_figure,
-    png,
     quiet_grid,
 )
 from layerscope.report.rows import MACRO, MICRO
@@ -32,11 +31,11 @@ from layerscope.report.sentences import short
 Row = Mapping[str, Any]
 
 
-def classifier_pngs(analysis: ClassifierAnalysis) -> dict[str, bytes]:
-    """File name to PNG bytes, for ``Stage.write_bytes``."""
+def classifier_figures(analysis: ClassifierAnalysis) -> dict[str, Figure]:
+    """File name to figure."""
     return {
-        "per_label.png": png(per_label_figure(analysis.per_label, analysis.display_names)),
-        "reliability.png": png(reliability_figure(analysis.reliability)),
+        "per_label.png": per_label_figure(analysis.per_label, analysis.display_names),
+        "reliability.png": reliability_figure(analysis.reliability),
     }
 
 
@@ -58,7 +57,7 @@ def per_label_figure(rows: Sequence[Row], display: dict[str, str] | None = None)
             row = cells[label, metric]
             if not math.isfinite(row["value"]):
                 panel.text(
-                    0.03, place, row["flag"] or "undefined", fontsize=6.5, color=GREY, va="center", style="italic"
+                    0.05, place, row["flag"] or "undefined", fontsize=6.5, color=GREY, va="center", style="italic"
                 )
                 continue
             marker = "D" if label == MACRO else "o"
@@ -69,7 +68,10 @@ def per_label_figure(rows: Sequence[Row], display: dict[str, str] | None = None)
         panel.axhline(len(labels) - 0.5, color=LIGHT, linewidth=0.8)
         if metric == "auroc":
             panel.axvline(0.5, color=GREY, linewidth=0.9, linestyle=(0, (4, 3)))
-        panel.set_xlim(0.0, 1.02)
+        lowest = min((cells[label, metric]["ci_lo"] for label in labels), key=lambda lo: lo if lo == lo else 1.0)
+        start = 0.4 if metric == "auroc" and not lowest < 0.42 else 0.0
+        panel.set_xlim(start, 1.02)
+        panel.set_xticks([tick for tick in (0.0, 0.2, 0.4, 0.6, 0.8, 1.0) if tick >= start])
         panel.set_ylim(len(names) - 0.5, -0.6)
         panel.set_yticks(range(len(names)), names if panel is panels[0] else [])
         panel.set_xlabel(name, fontsize=MEDIUM)
