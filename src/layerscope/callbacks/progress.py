@@ -30,6 +30,20 @@ class ConditionProgressBar(TQDMProgressBar):
             listeners.append(self._show)
         self._judged, self._started = 0, time.monotonic()
 
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._let_go(pl_module)
+        super().on_test_end(trainer, pl_module)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no ``on_test_end`` when a step raises."""
+        self._let_go(pl_module)
+        super().on_exception(trainer, pl_module, exception)
+
+    def _let_go(self, pl_module: LightningModule) -> None:
+        listeners: Any = getattr(pl_module, "condition_listeners", [])
+        if self._show in listeners:
+            listeners.remove(self._show)
+
     def _show(self, condition: Condition, images: int) -> None:
         self._judged += images
         now = time.monotonic()

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from jsonargparse import set_parsing_settings
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -66,7 +67,8 @@ class LayerscopeCLI(LightningCLI):
             )
         trainer = super().instantiate_trainer(**kwargs)
         config_yaml = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
-        trainer.callbacks.append(RunFolder(self.run_directory, config_yaml))
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        callbacks.append(RunFolder(self.run_directory, config_yaml))
         return trainer
 
 
@@ -76,7 +78,9 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     # Lightning advertises its cloud services through the same logger as its messages.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(lambda record: "Tip:" not in record.getMessage())
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
     cli = _Build()
     try:

@@ -13,7 +13,8 @@ def labelled_data(trainer: Any) -> LabelledData:
     data = getattr(trainer, "datamodule", None)
     if not isinstance(data, LabelledData):
         raise ConfigurationError(
-            f"This task needs a datamodule that tells labels, evaluated_groups and data_hash; got {type(data).__name__}. "
-            "Use layerscope.data.multilabel.MultilabelImages or give your datamodule these (layerscope.protocols.LabelledData)."
+            f"This task needs a datamodule that tells labels, evaluated_groups and data_hash; got "
+            f"{type(data).__name__}. "
+            "Use layerscope.data.multilabel.MultilabelImages, or give yours these (layerscope.protocols.LabelledData)."
         )
     return data

@@ -26,6 +26,7 @@ class IndexedTable(Metric):
     """
 
     full_state_update = False
+    visits: Tensor
     higher_is_better = None
 
     def __init__(self, rows: int, columns: dict[str, tuple[int, ...]], **kwargs: Any) -> None:

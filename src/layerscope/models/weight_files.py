@@ -30,16 +30,24 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """
     path = Path(path)
     if not path.is_file():
-        raise WeightsError(f"The file of weights {path} {_what_instead(path)}. Check the path (it is relative to {Path.cwd()}).")
+        raise WeightsError(
+            f"The file of weights {path} {_what_instead(path)}. Check the path (it is relative to {Path.cwd()})."
+        )
     content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
     while isinstance(content, Mapping):
         inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             break
         content = inner
-    tensors = {str(key): value for key, value in content.items() if isinstance(value, Tensor)} if isinstance(content, Mapping) else {}
+    tensors = (
+        {str(key): value for key, value in content.items() if isinstance(value, Tensor)}
+        if isinstance(content, Mapping)
+        else {}
+    )
     if not tensors:
-        found = f"keys {name_keys(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        found = (
+            f"keys {name_keys(map(str, content))}" if isinstance(content, Mapping) else f"a {type(content).__name__}"
+        )
         raise WeightsError(
             f"{path} holds no weights: looked for tensors by name, at the top or under {', '.join(CONTAINERS)}, and "
             f"found {found}. Save a state dict, best as safetensors."
@@ -69,7 +77,9 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice that begins by turning the protection off; only its reason is told.
-        reason = next((line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), "")
+        reason = next(
+            (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
+        )
         raise WeightsError(
             f"{path} is not loaded: besides tensors it pickles Python objects (a .ckpt often holds its training "
             f"callbacks), or it is no torch file at all. Unpickling such objects runs code from the file. {reason} "

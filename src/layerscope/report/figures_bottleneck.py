@@ -34,7 +34,6 @@ from layerscope.report.figure_style import (
     new_figure,
     plain_axes,
     plain_text,
-    png,
     quiet_grid,
     signed_ticks,
 )

@@ -57,7 +57,15 @@ def per_label_figure(rows: Sequence[Row], display: dict[str, str] | None = None)
             row = cells[label, metric]
             if not math.isfinite(row["value"]):
                 panel.text(
-                    0.05, place, row["flag"] or "undefined", fontsize=6.5, color=GREY, va="center", style="italic"
+                    0.05,
+                    place,
+                    row["flag"] or "undefined",
+                    transform=panel.get_yaxis_transform(),
+                    fontsize=6.5,
+                    color=GREY,
+                    va="center",
+                    style="italic",
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5},
                 )
                 continue
             marker = "D" if label == MACRO else "o"

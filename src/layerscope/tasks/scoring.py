@@ -25,14 +25,14 @@ class Scores:
     known: NDArray[np.bool_]
 
 
-def check_label_count(teacher: nn.Module, labels: LabelSet) -> None:
+def check_label_count(teacher: object, labels: LabelSet) -> None:
     """The teacher must answer for exactly the labels of the data."""
     outputs = getattr(teacher, "num_labels", None)
     if outputs != len(labels):
         raise ConfigurationError(
             f"The teacher has {outputs} outputs, but the label schema names {len(labels)} labels "
-            f"({', '.join(labels.names[:8])}{', …' if len(labels) > 8 else ''}). Use the schema the teacher was trained "
-            "with, or set the teacher's num_labels and weights to match."
+            f"({', '.join(labels.names[:8])}{', …' if len(labels) > 8 else ''}). Use the schema the teacher was "
+            "trained with, or set the teacher's num_labels and weights to match."
         )
 
 

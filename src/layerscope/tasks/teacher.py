@@ -127,8 +127,8 @@ class TeacherTraining(LightningModule):
         loss = self._loss(self.teacher(image), batch["target"], batch["known"])
         if not torch.isfinite(loss):
             raise NumericalError(
-                f"The training loss is {float(loss)} at step {self.global_step} (images {', '.join(batch['id'][:4])}, …). "
-                "Lower the learning rate or check these images."
+                f"The training loss is {float(loss)} at step {self.global_step} (images "
+                f"{', '.join(batch['id'][:4])}, …). Lower the learning rate or check these images."
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
@@ -192,9 +192,10 @@ class TeacherTraining(LightningModule):
         scores = to_scores(self._table)
         data: Any = labelled_data(self.trainer)
         groups = data.evaluated_groups()
+        loader: Any = self.trainer.test_dataloaders
         assert self.thresholds is not None
         self.scores = ClassifierScores(
-            id=np.array(self.trainer.test_dataloaders.dataset.ids),
+            id=np.array(loader.dataset.ids),
             group=np.array(groups if groups is not None else [], dtype=str),
             target=scores.target,
             known=scores.known,

@@ -67,8 +67,8 @@ class AutoencoderTraining(LightningModule):
         loss = rec + self.kl_weight * kl
         if not torch.isfinite(loss):
             raise NumericalError(
-                f"The training loss is {float(loss)} at step {self.global_step} (images {', '.join(batch['id'][:4])}, …). "
-                "Lower the learning rate or check these images."
+                f"The training loss is {float(loss)} at step {self.global_step} (images "
+                f"{', '.join(batch['id'][:4])}, …). Lower the learning rate or check these images."
             )
         self.log_dict({"train/rec_mean": rec, "train/kl_per_image": kl}, batch_size=len(image))
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))

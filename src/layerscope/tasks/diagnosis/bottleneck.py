@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -48,6 +48,9 @@ class BottleneckDiagnosis(LightningModule):
         picture_timesteps: noise steps whose reconstructions are kept for pictures; by default the one in the middle.
     """
 
+    autoencoder: Autoencoder
+    teacher: Teacher
+
     def __init__(
         self,
         autoencoder: nn.Module,
@@ -70,8 +73,8 @@ class BottleneckDiagnosis(LightningModule):
             raise ConfigurationError(f"decode_batch_size is {decode_batch_size}: expected at least 1.")
         if posterior not in ("mode", "sample"):
             raise ConfigurationError(f"posterior is {posterior!r}: expected mode or sample.")
-        self.autoencoder = autoencoder.requires_grad_(False).eval()
-        self.teacher = teacher.requires_grad_(False).eval()
+        self.autoencoder = cast(Any, autoencoder.requires_grad_(False).eval())
+        self.teacher = cast(Any, teacher.requires_grad_(False).eval())
         self.noise = noise
         self.posterior = posterior
         self.controls = controls_by_name(controls or [])
@@ -132,7 +135,8 @@ class BottleneckDiagnosis(LightningModule):
             missing.append(
                 {
                     "what": "embedding and stage cosines",
-                    "reason": f"{type(self.teacher).__name__} has no `features` method (layerscope.protocols.FeatureTeacher)",
+                    "reason": f"{type(self.teacher).__name__} has no method `features` "
+                    "(layerscope.protocols.FeatureTeacher)",
                 }
             )
         return missing
@@ -146,7 +150,7 @@ class BottleneckDiagnosis(LightningModule):
         if not isinstance(loader, DataLoader):
             raise ConfigurationError("BottleneckDiagnosis needs one evaluation dataloader with a map-style dataset.")
         self._calibrate(loader)
-        self.thresholds = resolve_thresholds(self.threshold_settings, self, self.teacher)
+        self.thresholds = resolve_thresholds(self.threshold_settings, self, cast(nn.Module, self.teacher))
         rows, conditions = len(loader.dataset), len(self.conditions)  # type: ignore[arg-type]
         labels = len(data.labels)
         self.table = IndexedTable(
@@ -159,7 +163,9 @@ class BottleneckDiagnosis(LightningModule):
             },
         ).to(self.device)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> DiagnosisOutput:
+    def test_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> DiagnosisOutput:
         image, ids = batch["image"], batch["id"]
         original = self._look(image)
         check_finite(original.logits, ids, "the original")
@@ -203,7 +209,7 @@ class BottleneckDiagnosis(LightningModule):
         groups = data.evaluated_groups()
         assert self.thresholds is not None
         self.scores = BottleneckScores(
-            id=np.array(self.trainer.test_dataloaders.dataset.ids),
+            id=np.array(cast(Any, self.trainer.test_dataloaders).dataset.ids),
             group=np.array(groups if groups is not None else [], dtype=str),
             target=columns["target"].astype(np.uint8),
             known=columns["known"] > 0.5,

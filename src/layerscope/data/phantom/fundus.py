@@ -1,0 +1,298 @@
+"""The fundus phantom: images like photographs of the retina, with lesions whose place and size are recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+
+from layerscope.data.phantom.shapes import IMAGE, PATIENT, Array, disk_patch, smooth_noise, stream, window
+from layerscope.errors import ConfigurationError
+
+# The field of view is 45°, about 12 mm on the retina, and fills 94 % of the image's side.
+FIELD_OF_VIEW_UM = 12_000.0
+_FIELD = 0.94
+
+
+@dataclass(frozen=True)
+class LesionKind:
+    """How one label looks.
+
+    diameter: default in pixels of a 128 px image. count: fewest and most in an image that has any.
+    colour: RGB in [0, 1] that the retina is blended with. opacity: least and most share of that colour.
+    soft: width of the edge as a share of the diameter. wobble: how far from round.
+    """
+
+    label: str
+    display_name: str
+    group: str
+    diameter: float
+    count: tuple[int, int]
+    colour: tuple[float, float, float]
+    opacity: tuple[float, float]
+    soft: float
+    wobble: float
+
+
+LESIONS = (
+    LesionKind("microaneurysm", "Microaneurysm", "vascular", 2, (5, 9), (0.28, 0.03, 0.03), (0.80, 0.95), 0.5, 0.0),
+    LesionKind("hard_exudate", "Hard exudate", "lipid", 4, (3, 7), (1.00, 0.90, 0.45), (0.55, 0.80), 0.25, 0.15),
+    LesionKind("haemorrhage", "Haemorrhage", "vascular", 8, (2, 4), (0.33, 0.04, 0.03), (0.55, 0.80), 0.25, 0.18),
+    LesionKind("cotton_wool_spot", "Cotton-wool spot", "ischaemic", 16, (1, 3), (0.97, 0.90, 0.74), (0.35, 0.55), 0.6, 0.15),
+    LesionKind("atrophy", "Geographic atrophy", "degenerative", 32, (1, 1), (0.98, 0.72, 0.42), (0.40, 0.60), 0.12, 0.12),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Lesion:
+    """One drawn lesion: centre and diameter in pixels; contrast is its mean change of the green channel, in [-1, 1]."""
+
+    label: str
+    x: float
+    y: float
+    diameter: float
+    contrast: float
+
+
+@dataclass(frozen=True)
+class FundusSettings:
+    """size: side of the images in pixels. lesion_sizes: diameters in pixels, one per kind of lesion. seed."""
+
+    size: int = 128
+    lesion_sizes: tuple[float, ...] = tuple(kind.diameter for kind in LESIONS)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.size < 32:
+            raise ConfigurationError(f"The fundus phantom needs a size of at least 32 pixels, got {self.size}.")
+        if len(self.lesion_sizes) != len(LESIONS):
+            kinds = ", ".join(kind.label for kind in LESIONS)
+            raise ConfigurationError(
+                f"The fundus phantom has {len(LESIONS)} kinds of lesion ({kinds}), so it needs as many lesion sizes; "
+                f"got {', '.join(f'{size:g}' for size in self.lesion_sizes)}."
+            )
+        for size in self.lesion_sizes:
+            if not 1 <= size <= self.size / 3:
+                raise ConfigurationError(
+                    f"A lesion of {size:g} pixels does not fit: sizes must lie between 1 and a third of the image, "
+                    f"{self.size / 3:.0f} pixels."
+                )
+
+
+@dataclass(frozen=True)
+class _Patient:
+    """What the images of one patient share."""
+
+    retina: Array  # RGB of the background
+    texture: float
+    tendency: NDArray[np.float64]  # probability of each label
+
+
+@lru_cache(maxsize=64)
+def _patient(seed: int, patient: int) -> _Patient:
+    rng = stream(seed, PATIENT, patient)
+    pigment = rng.uniform(0, 1)
+    retina = np.array([0.86 - 0.16 * pigment, 0.46 - 0.15 * pigment, 0.25 - 0.10 * pigment]) + rng.normal(0, 0.015, 3)
+    # Beta(2, 4): a third of the images on average, more in some patients than in others.
+    return _Patient(retina.astype(np.float32), rng.uniform(0.02, 0.04), rng.beta(2, 4, len(LESIONS)))
+
+
+def fundus_image(settings: FundusSettings, index: int, patient: int) -> tuple[NDArray[np.uint8], list[Lesion]]:
+    """Image ``index``, (size, size, 3), and its lesions; the same whatever else is drawn.
+
+    The labels of an image are those of its lesions.
+    """
+    rng = stream(settings.seed, IMAGE, index)
+    person = _patient(settings.seed, patient)
+    size = settings.size
+    eye = 1 if rng.random() < 0.5 else -1
+    centre = (size / 2 + rng.normal(0, 0.008 * size), size / 2 + rng.normal(0, 0.008 * size))
+    nerve = (centre[0] + eye * size * rng.uniform(0.25, 0.29), centre[1] + size * rng.normal(0, 0.02))
+    fovea = (nerve[0] - eye * size * rng.uniform(0.30, 0.34), nerve[1] + size * rng.uniform(0.01, 0.05))
+
+    image = _background(rng, person, size, centre)
+    _fovea(image, fovea, size)
+    vessels = _vessels(rng, size, nerve, fovea, eye)
+    image *= 1 - vessels[..., None] * np.array([0.42, 0.62, 0.55], np.float32)
+    _optic_disc(image, nerve, vessels, size, rng)
+    lesions = _lesions(rng, image, person, settings, centre, nerve)
+    image *= rng.uniform(0.92, 1.06)
+    image += rng.normal(0, 0.008, image.shape).astype(np.float32)
+    image *= _field(size, centre)[..., None]
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), lesions
+
+
+def _radius(size: int, centre: tuple[float, float]) -> Array:
+    x = np.arange(size, dtype=np.float32)[None, :] + 0.5 - centre[0]
+    y = np.arange(size, dtype=np.float32)[:, None] + 0.5 - centre[1]
+    return np.hypot(x, y)
+
+
+def _field(size: int, centre: tuple[float, float]) -> Array:
+    """The round aperture of the camera."""
+    return np.clip((_FIELD * size / 2 - _radius(size, centre)) / (0.012 * size) + 0.5, 0, 1)
+
+
+def _background(rng: np.random.Generator, person: _Patient, size: int, centre: tuple[float, float]) -> Array:
+    """Retina with vignette, uneven light and the texture of the choroid."""
+    r = _radius(size, centre) / (size / 2)
+    direction = rng.uniform(0, 2 * np.pi)
+    x = np.linspace(-1, 1, size, dtype=np.float32)
+    light = 1.04 - 0.36 * r**2 + 0.07 * (np.cos(direction) * x[None, :] + np.sin(direction) * x[:, None])
+    coarse = 0.05 * smooth_noise(rng, size, 5) + person.texture * smooth_noise(rng, size, 14)
+    fine = 0.012 * smooth_noise(rng, size, 40)
+    shade = light * (1 + coarse + fine)
+    tint = 1 + smooth_noise(rng, size, 6)[..., None] * np.array([0.0, 0.03, 0.05], np.float32)
+    return (shade[..., None] * tint * person.retina).astype(np.float32)
+
+
+def _fovea(image: Array, fovea: tuple[float, float], size: int) -> None:
+    """The dark spot of sharpest sight, and the macula's pigment around it."""
+    r = _radius(size, fovea) / size
+    dark = 0.20 * np.exp(-((r / 0.10) ** 2)) + 0.16 * np.exp(-((r / 0.035) ** 2))
+    image *= 1 - dark[..., None] * np.array([0.75, 1.0, 0.9], np.float32)
+
+
+def _optic_disc(
+    image: Array, nerve: tuple[float, float], vessels: Array, size: int, rng: np.random.Generator
+) -> None:
+    """The bright head of the optic nerve with its paler cup; vessels cross it."""
+    diameter = size * rng.uniform(0.13, 0.155)
+    for share, colour, opacity in ((1.0, (0.99, 0.80, 0.50), 0.72), (rng.uniform(0.40, 0.55), (1.0, 0.93, 0.74), 0.6)):
+        patch, left, top = disk_patch(diameter * share, *nerve, soft=0.018 * size)
+        where, inside = window(patch, left, top, size)
+        alpha = (inside * opacity * (1 - 0.75 * vessels[where]))[..., None]
+        image[where] = image[where] * (1 - alpha) + alpha * np.array(colour, np.float32)
+
+
+def _vessels(
+    rng: np.random.Generator, size: int, nerve: tuple[float, float], fovea: tuple[float, float], eye: int
+) -> Array:
+    """(size, size) in [0, 1]: arcades from the optic disc around the macula, an artery and a vein each, branching."""
+    scale = 3
+    canvas = Image.new("L", (size * scale, size * scale))
+    draw = ImageDraw.Draw(canvas)
+    temporal = np.pi if eye > 0 else 0.0
+    for up in (-1, 1):
+        for vein in (0, 1):
+            # Temporal arcades bow around the fovea; nasal ones run straight out.
+            start = temporal + eye * up * rng.uniform(1.0, 1.35) + (0.16 if vein else -0.10) * eye * up
+            width = size * (0.0155 if vein else 0.0115) * rng.uniform(0.9, 1.1)
+            bend = -eye * up * rng.uniform(1.15, 1.45)
+            _branch(draw, rng, nerve, start, bend, width, size * rng.uniform(0.72, 0.85), vein, scale, size, 0)
+            start = temporal + np.pi - eye * up * rng.uniform(0.7, 1.15) + 0.12 * (vein - 0.5)
+            bend = eye * up * rng.uniform(-0.1, 0.4)
+            _branch(draw, rng, nerve, start, bend, width * 0.75, size * 0.35, vein, scale, size, 1)
+    small = canvas.resize((size, size), Image.Resampling.BOX)
+    return np.asarray(small, dtype=np.float32) / 255
+
+
+def _branch(
+    draw: ImageDraw.ImageDraw,
+    rng: np.random.Generator,
+    start: tuple[float, float],
+    angle: float,
+    bend: float,
+    width: float,
+    length: float,
+    vein: int,
+    scale: int,
+    size: int,
+    depth: int,
+) -> None:
+    """One vessel that bends by ``bend`` radians over its length, wriggles, thins and sends out branches."""
+    steps = max(4, int(22 * length / size))
+    points = np.empty((steps + 1, 2))
+    points[0] = start
+    wriggle = rng.normal(0, 0.10, steps)
+    angles = angle + bend * np.arange(steps) / steps + np.cumsum(wriggle) * 0.7
+    stride = length / steps
+    points[1:, 0] = start[0] + np.cumsum(np.cos(angles)) * stride
+    points[1:, 1] = start[1] + np.cumsum(np.sin(angles)) * stride
+    dark = 235 if vein else 165
+    for step in range(steps):
+        thickness = width * (1 - 0.62 * step / steps)
+        strength = int(dark * min(1.0, thickness * scale))
+        line = [tuple(points[step] * scale), tuple(points[step + 1] * scale)]
+        draw.line(line, fill=max(strength, 40), width=max(1, round(thickness * scale)), joint="curve")
+    if depth < 3:
+        side = 1 if rng.random() < 0.5 else -1
+        for step in range(2 + int(rng.integers(0, 2)), steps - 1, 3 if depth == 0 else 4):
+            side = -side
+            _branch(
+                draw,
+                rng,
+                (float(points[step, 0]), float(points[step, 1])),
+                angles[step] + side * rng.uniform(0.5, 1.0),
+                -side * rng.uniform(0.0, 0.5),
+                width * (1 - 0.62 * step / steps) * rng.uniform(0.5, 0.7),
+                length * rng.uniform(0.30, 0.45),
+                vein,
+                scale,
+                size,
+                depth + 1 if depth else 2,
+            )
+
+
+def _lesions(
+    rng: np.random.Generator,
+    image: Array,
+    person: _Patient,
+    settings: FundusSettings,
+    centre: tuple[float, float],
+    nerve: tuple[float, float],
+) -> list[Lesion]:
+    """Draws the lesions of the image's positive labels, the largest first so that no small one is covered."""
+    size = settings.size
+    present = rng.random(len(LESIONS)) < person.tendency
+    order = sorted(range(len(LESIONS)), key=lambda place: -settings.lesion_sizes[place])
+    taken: list[tuple[float, float, float]] = [(nerve[0], nerve[1], 0.09 * size)]
+    lesions: list[Lesion] = []
+    for place in order:
+        kind, nominal = LESIONS[place], settings.lesion_sizes[place]
+        if not present[place]:
+            continue
+        for _ in range(int(rng.integers(kind.count[0], kind.count[1] + 1))):
+            diameter = nominal * rng.uniform(0.9, 1.1)
+            x, y = _free_place(rng, diameter / 2, centre, 0.42 * size, taken)
+            taken.append((x, y, diameter / 2))
+            contrast = _paint(rng, image, kind, x, y, diameter)
+            lesions.append(Lesion(kind.label, round(x, 3), round(y, 3), round(diameter, 3), round(contrast, 4)))
+    return lesions
+
+
+def _free_place(
+    rng: np.random.Generator,
+    radius: float,
+    centre: tuple[float, float],
+    field: float,
+    taken: list[tuple[float, float, float]],
+) -> tuple[float, float]:
+    """A place in the field that touches no other lesion; where there is none, the least crowded of those tried."""
+    best, best_gap = centre, -np.inf
+    for _ in range(40):
+        angle = rng.uniform(0, 2 * np.pi)
+        distance = (field - radius) * np.sqrt(rng.random())
+        x, y = centre[0] + distance * np.cos(angle), centre[1] + distance * np.sin(angle)
+        gap = min(np.hypot(x - other_x, y - other_y) - radius - other for other_x, other_y, other in taken)
+        if gap > best_gap:
+            best, best_gap = (float(x), float(y)), gap
+        if gap > 1:
+            break
+    return best
+
+
+def _paint(rng: np.random.Generator, image: Array, kind: LesionKind, x: float, y: float, diameter: float) -> float:
+    """Blends one lesion into the image and returns its contrast: the mean change of green within its disk."""
+    wobble = rng.normal(0, kind.wobble / 2, 3).clip(-0.2, 0.2).astype(np.float32) if kind.wobble else None
+    patch, left, top = disk_patch(diameter, x, y, soft=max(0.8, kind.soft * diameter), wobble=wobble)
+    where, inside = window(patch, left, top, len(image))
+    alpha = (inside * rng.uniform(*kind.opacity))[..., None]
+    before = image[where].copy()
+    image[where] = before * (1 - alpha) + alpha * np.array(kind.colour, np.float32)
+    change = image[where][..., 1] - before[..., 1]
+    core = inside > 0.5
+    return float(change[core].mean()) if core.any() else float(change.sum() / max(inside.sum(), 1e-6))
