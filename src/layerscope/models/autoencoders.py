@@ -72,7 +72,10 @@ class DiffusersAutoencoder(nn.Module):
                     "overwrite part of the encoder. Remove it."
                 )
             start_logvar_at(self.model, initial_logvar)
-        self.model.to(DTYPES[dtype]).train()
+        self.model.train()
+        if dtype != "float32":
+            # Not diffusers' own `to`, which warns of an empty list of modules that ought to stay in float32.
+            nn.Module.to(self.model, DTYPES[dtype])
         self._downsampling = downsampling_of(self.model)
         if tiling:
             enable_tiling(self.model, self._downsampling, tile_size)
@@ -145,7 +148,7 @@ class DiffusersAutoencoder(nn.Module):
         return z / factor + shift
 
     def save(self, path: str | Path) -> None:
-        """Writes a diffusers folder (``config.json``, ``diffusion_pytorch_model.safetensors``) that ``source`` reads."""
+        """Writes a diffusers folder, which ``source`` reads."""
         self.model.save_pretrained(path)  # type: ignore[operator]
 
     @property
@@ -259,8 +262,9 @@ def start_logvar_at(model: nn.Module, logvar: float) -> None:
     """Makes an AutoencoderKL's posterior log-variance constant at the start: zero weights, bias ``logvar``."""
     if type(model).__name__ != "AutoencoderKL":
         raise ConfigurationError(f"initial_logvar is for AutoencoderKL; a {type(model).__name__} has no variance.")
-    quant_conv: Any = model.quant_conv
-    last = quant_conv if quant_conv is not None else model.encoder.conv_out  # type: ignore[union-attr]
+    autoencoder: Any = model
+    quant_conv = autoencoder.quant_conv
+    last = quant_conv if quant_conv is not None else autoencoder.encoder.conv_out
     half = last.out_channels // 2
     with torch.no_grad():
         last.weight[half:] = 0.0

@@ -49,9 +49,10 @@ class LdmConfig:
 def read_ldm_config(path: str | Path) -> LdmConfig:
     """Reads the autoencoder's part of an LDM YAML.
 
-    ``ddconfig`` is looked for where a diffusion model has it (``model.params.first_stage_config.params``) and where an
-    autoencoder alone has it (``model.params``, ``params``, or the top). A model with ``n_embed`` is a VQModel. Without
-    ``embed_dim`` it has no quant_conv, as in SD3 and Flux. ``scale_factor`` and ``shift_factor`` may stand on any level.
+    ``ddconfig`` is looked for where a diffusion model has it (``model.params.first_stage_config.params``) and where
+    an autoencoder alone has it (``model.params``, ``params``, or the top). A model with ``n_embed`` is a VQModel.
+    Without ``embed_dim`` it has no quant_conv, as in SD3 and Flux. ``scale_factor`` and ``shift_factor`` may stand on
+    any level.
 
     Raises:
         ConfigurationError: no file, no YAML, no ``ddconfig``, or one that asks for what diffusers does not have.
@@ -69,8 +70,8 @@ def read_ldm_config(path: str | Path) -> LdmConfig:
     levels = _enclosing_levels(content)
     if levels is None:
         raise ConfigurationError(
-            f"original_config {path} has no ddconfig: looked under model.params.first_stage_config.params, model.params, "
-            "params and at the top. Give the YAML of an LDM autoencoder or diffusion model."
+            f"original_config {path} has no ddconfig: looked under model.params.first_stage_config.params, "
+            "model.params, params and at the top. Give the YAML of an LDM autoencoder or diffusion model."
         )
     ddconfig = levels[0]
     if missing := [key for key in ("ch", "ch_mult", "num_res_blocks", "z_channels") if key not in ddconfig]:
@@ -269,8 +270,8 @@ def _check_representable(path: Path, ddconfig: Mapping[str, Any], is_vq: bool) -
     wrong += [f"double_z: {not is_vq}".lower()] * (bool(ddconfig.get("double_z", not is_vq)) == is_vq)
     if wrong:
         raise ConfigurationError(
-            f"The ddconfig of {path} asks for {', '.join(wrong)}, which diffusers' {'VQModel' if is_vq else 'AutoencoderKL'} "
-            "does not have. Give such a model by class_path (layerscope.protocols.Autoencoder)."
+            f"The ddconfig of {path} asks for {', '.join(wrong)}, which diffusers' "
+            f"{'VQModel' if is_vq else 'AutoencoderKL'} does not have. Give such a model by class_path (layerscope.protocols.Autoencoder)."
         )
 
 
@@ -278,8 +279,9 @@ def _unsupported(config: LdmConfig) -> str | None:
     """Why diffusers' class cannot hold this model."""
     if config.attention_levels:
         return (
-            f"its attn_resolutions put attention into level {', '.join(map(str, config.attention_levels))}, and diffusers' "
-            f"{config.diffusers['_class_name']} has attention in the middle only. Set attn_resolutions: [] or use another model."
+            f"its attn_resolutions put attention into level {', '.join(map(str, config.attention_levels))}, and "
+            f"diffusers' {config.diffusers['_class_name']} has attention in the middle only. Set attn_resolutions: [] or "
+            "use another model."
         )
     is_kl = config.diffusers["_class_name"] == "AutoencoderKL"
     if is_kl and config.embed_dim is not None and config.embed_dim != config.z_channels:

@@ -194,12 +194,12 @@ def _explained(where: str, local: bool) -> Iterator[None]:
         first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         if local:
             raise WeightsError(
-                f"The autoencoder in {where} cannot be loaded: {first_line} The folder needs {CONFIG_NAME} and complete "
-                "weights of the same model (diffusion_pytorch_model.safetensors); copy both again from one source."
+                f"The autoencoder in {where} cannot be loaded: {first_line} The folder needs {CONFIG_NAME} and "
+                "complete weights of the same model (diffusion_pytorch_model.safetensors); copy both again from one source."
             ) from error
         raise WeightsError(
             f"{where} is no folder here (relative to {Path.cwd()}) and could not be fetched as a hub id: {first_line} "
             "Without network, fetch it on another machine (`hf download OWNER/NAME config.json "
-            "diffusion_pytorch_model.safetensors --local-dir checkpoints/NAME`), copy the folder here and set source to "
-            "checkpoints/NAME; checkpoints/README.md has the details."
+            "diffusion_pytorch_model.safetensors --local-dir checkpoints/NAME`), copy the folder here and set source "
+            "to checkpoints/NAME; checkpoints/README.md has the details."
         ) from error

@@ -117,7 +117,7 @@ class TimmTeacher(nn.Module):
             else:
                 last, maps = self.model.forward_features(x), []  # type: ignore[operator]
         logits, embedding = self._judge(last)
-        return TeacherFeatures(logits, embedding, dict(zip(self._stage_names, maps)))
+        return TeacherFeatures(logits, embedding, dict(zip(self._stage_names, maps, strict=True)))
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to what the model expects: resized, mean and std removed, in its precision."""
@@ -127,7 +127,7 @@ class TimmTeacher(nn.Module):
         if self.input_size is not None and tuple(x.shape[-2:]) != (self.input_size, self.input_size):
             size = (self.input_size, self.input_size)
             x = F.interpolate(x, size=size, mode=self.resize_filter, align_corners=False, antialias=True)
-        x = ((x + 1) / 2 - self._mean.float()) / self._std.float()  # type: ignore[operator,union-attr]
+        x = ((x + 1) / 2 - self._mean.float()) / self._std.float()  # type: ignore[operator]
         return x.to(next(self.model.parameters()).dtype)
 
     def save(self, path: str | Path) -> None:
@@ -178,7 +178,7 @@ def load_teacher_weights(model: nn.Module, path: str | Path, num_labels: int) ->
         WeightsError: as ``read_tensors``; or keys or shapes differ, or the file holds several such models.
     """
     stored = read_tensors(path)
-    expected = {key: value for key, value in model.state_dict().items()}
+    expected = dict(model.state_dict())
     found = _without_prefix(stored, expected, path)
     heads = {
         key: value.shape[0]
@@ -188,9 +188,9 @@ def load_teacher_weights(model: nn.Module, path: str | Path, num_labels: int) ->
     if heads:
         key, outputs = next(iter(heads.items()))
         raise WeightsError(
-            f"The teacher's checkpoint {path} has {outputs} outputs ({key}) and the configuration asks for {num_labels} "
-            f"labels. Set num_labels to {outputs} and give the label schema it was trained with, or train a teacher for "
-            f"these {num_labels} labels."
+            f"The teacher's checkpoint {path} has {outputs} outputs ({key}) and the configuration asks for "
+            f"{num_labels} labels. Set num_labels to {outputs} and give the label schema it was trained with, or train a "
+            f"teacher for these {num_labels} labels."
         )
     # Counters of batches seen while training; they change no answer, and old files lack them.
     for key, value in expected.items():
@@ -217,15 +217,15 @@ def _without_prefix(
                 hits[prefix] = hits.get(prefix, 0) + 1
     if not hits:
         raise WeightsError(
-            f"The teacher's checkpoint {path} has none of the model's weights. Looked for {name_keys(expected)} after any "
-            f"prefix; found {name_keys(stored)}. Check the teacher's name."
+            f"The teacher's checkpoint {path} has none of the model's weights. Looked for {name_keys(expected)} after "
+            f"any prefix; found {name_keys(stored)}. Check the teacher's name."
         )
     most = max(hits.values())
     best = [prefix for prefix, count in hits.items() if count == most]
     if len(best) > 1 and most > 1:
         raise WeightsError(
-            f"The teacher's checkpoint {path} holds several such models, under {', '.join(repr(p) for p in best)}. Save "
-            "the state dict of the one you mean alone."
+            f"The teacher's checkpoint {path} holds several such models, under {', '.join(repr(p) for p in best)}. "
+            "Save the state dict of the one you mean alone."
         )
     prefix = best[0]
     return {key[len(prefix) :]: value for key, value in stored.items() if key.startswith(prefix)}

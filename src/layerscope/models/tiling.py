@@ -30,7 +30,7 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
     switch: Any = model
     match type(model).__name__:
         case "AutoencoderKL":
-            own = model.config.sample_size  # type: ignore[union-attr]
+            own = switch.config.sample_size
             size = tile_size or int(own[0] if isinstance(own, (list, tuple)) else own)
             # A quarter of each tile overlaps; diffusers truncates to whole latents and would leave gaps.
             _check_multiple(size, 4 * downsampling)

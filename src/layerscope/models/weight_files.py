@@ -77,21 +77,24 @@ def _read_torch(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         # torch's message is a page of advice that begins by turning the protection off; only its reason is told.
-        reason = next(
-            (line.strip() for line in str(error).splitlines() if "Unsupported" in line or "GLOBAL" in line), ""
-        )
+        lines = [line.strip() for line in str(error).splitlines()]
+        reason = next((line for line in lines if "Unsupported" in line or "GLOBAL" in line), "")
         raise WeightsError(
             f"{path} is not loaded: besides tensors it pickles Python objects (a .ckpt often holds its training "
             f"callbacks), or it is no torch file at all. Unpickling such objects runs code from the file. {reason} "
-            "If you trust the file, re-save its weights alone, once, on a machine you can spare: "
-            'safetensors.torch.save_file({k: v.contiguous() for k, v in torch.load(file, weights_only=False)["state_dict"].items()}, '
-            '"weights.safetensors"), and give the new file.'
+            "If you trust the file, re-save its weights alone as safetensors, once, on a machine you can spare: "
+            'safetensors.torch.save_file(torch.load(FILE, weights_only=False)["state_dict"], "weights.safetensors"), '
+            "and give the new file."
         ) from error
     except (RuntimeError, EOFError, OSError, ValueError) as error:
         raise WeightsError(
-            f"{path} cannot be read as a torch file: {str(error).splitlines()[0] if str(error) else type(error).__name__}. "
+            f"{path} cannot be read as a torch file: {_first_line(error)}. "
             "It is truncated or of another format; copy it again and compare its size and checksum with the original."
         ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 
 def name_keys(keys: Iterable[str], limit: int = 4) -> str:
