@@ -156,9 +156,7 @@ def _fovea(image: Array, fovea: tuple[float, float], size: int) -> None:
     image *= 1 - dark[..., None] * np.array([0.75, 1.0, 0.9], np.float32)
 
 
-def _optic_disc(
-    image: Array, nerve: tuple[float, float], vessels: Array, size: int, rng: np.random.Generator
-) -> None:
+def _optic_disc(image: Array, nerve: tuple[float, float], vessels: Array, size: int, rng: np.random.Generator) -> None:
     """The bright head of the optic nerve with its paler cup; vessels cross it."""
     diameter = size * rng.uniform(0.13, 0.155)
     for share, colour, opacity in ((1.0, (0.99, 0.80, 0.50), 0.72), (rng.uniform(0.40, 0.55), (1.0, 0.93, 0.74), 0.6)):

@@ -17,7 +17,9 @@ def stream(seed: int, part: int, index: int) -> np.random.Generator:
     return np.random.default_rng([seed, part, index])
 
 
-def disk_patch(diameter: float, x: float, y: float, soft: float = 1.0, wobble: Array | None = None) -> tuple[Array, int, int]:
+def disk_patch(
+    diameter: float, x: float, y: float, soft: float = 1.0, wobble: Array | None = None
+) -> tuple[Array, int, int]:
     """A disk as a small patch with values in [0, 1], and the column and row of the patch's upper left pixel.
 
     The edge falls linearly over ``soft`` pixels around the radius, so a disk of two pixels has the right area at any
