@@ -436,3 +436,13 @@ def test_versions_name_python_and_the_package() -> None:
 def test_artifacts_import_no_torch_and_no_lightning() -> None:
     code = "import sys, layerscope.artifacts; sys.exit(bool({'torch', 'lightning', 'matplotlib'} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_every_column_is_described() -> None:
+    from layerscope.artifacts import tables
+
+    text = (Path(__file__).parents[1] / "docs/artifacts.md").read_text(encoding="utf-8")
+    for column in {*tables.LONG_COLUMNS, *tables.COLLAPSE_COLUMNS, *tables.CLASSIFIER_COLUMNS}:
+        assert f"`{column}`" in text, column
+    for name in vars(bottleneck_scores()):
+        assert f"`{name}`" in text, name

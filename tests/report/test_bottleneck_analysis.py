@@ -460,3 +460,28 @@ def test_the_report_imports_no_torch_and_no_lightning() -> None:
         "sys.exit(bool({'torch', 'lightning', 'matplotlib.pyplot', 'pandas'} & set(sys.modules)))"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_bootstrapped_intervals_hold_their_value_and_follow_the_spread(analysis: BottleneckAnalysis) -> None:
+    for row in [*analysis.per_label, *analysis.t_curve]:
+        if row["metric"] in ("ap", "f1_fixed", "f1_fixed_label", "f1_reopt") and math.isfinite(row["ci_lo"]):
+            assert row["ci_lo"] <= row["value"] <= row["ci_hi"]
+            if math.isfinite(row["delta"]):
+                assert row["delta_ci_lo"] <= row["delta"] <= row["delta_ci_hi"]
+
+
+def test_bootstrap_of_average_precision_against_a_loop(scores: BottleneckScores) -> None:
+    rng = np.random.default_rng(7)
+    y, s = known_column(scores, 1, 1)
+    _, original = known_column(scores, 0, 1)
+    drawn = [rng.integers(len(y), size=len(y)) for _ in range(800)]
+    pairs = [(y[i], s[i], original[i]) for i in drawn]
+    samples = np.array([average_precision_score(t, c) - average_precision_score(t, o) for t, c, o in pairs])
+        [average_precision_score(y[i], s[i]) - average_precision_score(y[i], original[i]) for i in drawn]
+    )
+    analysis = analyse_bottleneck(scores, AnalysisSettings(n_bootstrap=2000))
+    cell = find(analysis.per_label, condition="recon", label="label1", metric="ap")
+    width = np.quantile(samples, 0.975) - np.quantile(samples, 0.025)
+    # Two bootstraps of about a thousand resamples agree on the width to a few per cent.
+    assert cell["delta_ci_hi"] - cell["delta_ci_lo"] == pytest.approx(width, rel=0.15)
+    assert cell["delta"] == pytest.approx(average_precision_score(y, s) - average_precision_score(y, original))
