@@ -294,6 +294,10 @@ def test_perfect_ranking_of_a_handful_of_positives_proves_nothing() -> None:
     # None of six positives lost: a loss of 39 % would show none with 5 % probability.
     assert entry["ci_lo"] == pytest.approx(-(1 - 0.05 ** (1 / 6)))
     assert entry["needed_positives"] == 59
+    overall = analysis.verdict["overall"]
+    assert overall["verdict"] == "inconclusive"
+    assert overall["ci_lo"] == pytest.approx(entry["ci_lo"])
+    assert "macro AUROC changes by .000 (95 % CI −.393 to .000" in overall["sentence"]
     flag = find(analysis.per_label, condition="recon", label="label0", metric="auroc")["flag"]
     assert "rule of three" in flag
 
@@ -477,11 +481,24 @@ def test_bootstrap_of_average_precision_against_a_loop(scores: BottleneckScores)
     drawn = [rng.integers(len(y), size=len(y)) for _ in range(800)]
     pairs = [(y[i], s[i], original[i]) for i in drawn]
     samples = np.array([average_precision_score(t, c) - average_precision_score(t, o) for t, c, o in pairs])
-        [average_precision_score(y[i], s[i]) - average_precision_score(y[i], original[i]) for i in drawn]
-    )
     analysis = analyse_bottleneck(scores, AnalysisSettings(n_bootstrap=2000))
     cell = find(analysis.per_label, condition="recon", label="label1", metric="ap")
     width = np.quantile(samples, 0.975) - np.quantile(samples, 0.025)
     # Two bootstraps of about a thousand resamples agree on the width to a few per cent.
     assert cell["delta_ci_hi"] - cell["delta_ci_lo"] == pytest.approx(width, rel=0.15)
     assert cell["delta"] == pytest.approx(average_precision_score(y, s) - average_precision_score(y, original))
+
+
+def test_without_thresholds_flips_and_f1_are_undefined_and_named(scores: BottleneckScores) -> None:
+    changed = replaced(scores, threshold_global=math.nan, threshold_label=np.full(3, np.nan))
+    analysis = analyse_bottleneck(changed, SETTINGS)
+    for label in ("label1", "macro"):
+        cell = find(analysis.agreement, condition="recon", label=label, metric="flip_rate")
+        assert math.isnan(cell["value"])
+    assert find(analysis.agreement, condition="recon", label="label1", metric="flip_rate_label")["flag"] == (
+        "undefined: no threshold"
+    )
+    assert math.isnan(find(analysis.per_label, condition="recon", label="label1", metric="f1_fixed")["value"])
+    assert find(analysis.per_label, condition="recon", label="label1", metric="f1_reopt")["value"] > 0
+    assert "F1 and flips at the fixed threshold" in {entry["what"] for entry in analysis.not_measured}
+    assert analysis.verdict["overall"]["verdict"] == "bottleneck"

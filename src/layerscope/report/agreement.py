@@ -28,10 +28,10 @@ def sample_metrics(
     y, known = truth.target, truth.known
     # A label whose truth is unknown has flips, but neither good nor bad ones: leaving it out keeps the sum right.
     judged = np.where(known, 0.0, np.nan)
-    has_own = np.where(np.isnan(threshold_label), np.nan, 0.0)
 
     def flip(kind: Literal["any", "negative", "positive"], threshold: float | FloatArray) -> SampleValues:
-        return lambda c: getattr(agreement.flips(original, c, y, threshold, known), kind) + judged
+        without_threshold = np.where(np.isnan(threshold), np.nan, 0.0)
+        return lambda c: getattr(agreement.flips(original, c, y, threshold, known), kind) + judged + without_threshold
 
     return {
         "mean_abs_delta_p": lambda c: agreement.abs_delta_p(original, c),
@@ -43,7 +43,7 @@ def sample_metrics(
         "flip_rate": flip("any", threshold_global),
         "negative_flip_rate": flip("negative", threshold_global),
         "positive_flip_rate": flip("positive", threshold_global),
-        "flip_rate_label": lambda c: flip("any", threshold_label)(c) + has_own,
+        "flip_rate_label": flip("any", threshold_label),
     }
 
 
@@ -144,6 +144,6 @@ def _why_empty(metric: str, truth: GroundTruth, label: int) -> str:
         return "undefined: no positives"
     if metric == "hallucinated":
         return "undefined: no negatives"
-    if metric == "flip_rate_label" and truth.n[label] > 0:
+    if metric.startswith(("flip", "negative_flip", "positive_flip")) and truth.n[label] > 0:
         return "undefined: no threshold"
     return truth.reason(label) or "undefined: no known values"

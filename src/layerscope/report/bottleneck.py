@@ -109,6 +109,7 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
     )
     auroc = metrics.label["auroc"]
     saturated = _widen_saturated(auroc, logits, truth, conditions, settings.level)
+    _widen_macro(metrics, truth, saturated)
     _add_bands(metrics, truth, conditions, recon, saturated, settings)
     _adjust_p(auroc, conditions, recon)
 
@@ -126,7 +127,9 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         _label_verdict(k, name, display[name], metrics, truth, recon, collapse, flip_rate, saturated, settings)
         for k, name in enumerate(names)
     ]
-    overall = _overall_verdict(metrics, truth, conditions, recon, collapse, flip_rate, settings)
+    overall = _overall_verdict(
+        metrics, truth, conditions, recon, collapse, flip_rate, bool(saturated[recon].any()), settings
+    )
     overall["sentence"] = overall_sentence(overall, labels, settings.level)
     return BottleneckAnalysis(
         per_label=_per_label_rows(metrics, truth, names, conditions, labels, saturated),
@@ -171,6 +174,15 @@ def _widen_saturated(
             auroc.delta_lo[g, k] = -loss if auroc.value[0, k] == 1 else 0.0
             auroc.delta_hi[g, k] = loss if auroc.value[0, k] == 0 else 0.0
     return saturated
+
+
+def _widen_macro(metrics: LabelMetrics, truth: GroundTruth, saturated: np.ndarray) -> None:
+    """Adds the saturated labels' unseen loss to the lower end of the macro interval, as an independent error."""
+    label, macro = metrics.label["auroc"], metrics.macro["auroc"]
+    for g in np.flatnonzero(saturated.any(axis=1)):
+        unseen = label.delta_lo[g, saturated[g]] / truth.defined.sum()
+        seen = macro.delta[g, 0] - macro.delta_lo[g, 0]
+        macro.delta_lo[g, 0] = macro.delta[g, 0] - np.sqrt(seen**2 + np.sum(unseen**2))
 
 
 def _units(truth: GroundTruth, label: int) -> int:
@@ -251,7 +263,7 @@ def _label_verdict(
         "ci_hi": hi,
         "p_holm": float(auroc.p[recon, k]),
         "margin": settings.margin_label,
-        "smallest_detectable_drop": float(smallest_detectable_drop(se, level)),
+        "smallest_detectable_drop": -lo if saturated[recon, k] else float(smallest_detectable_drop(se, level)),
         "needed_positives": needed,
         "score_shift": _is_shift(f1, metrics.label["f1_reopt"], recon, k) and verdict == "not a bottleneck",
         "delta_f1_fixed": float(f1.delta[recon, k]),
@@ -288,6 +300,7 @@ def _overall_verdict(
     recon: int,
     collapse: Sequence[Row],
     flip_rate: dict[str, float],
+    saturated: bool,
     settings: AnalysisSettings,
 ) -> dict[str, Any]:
     auroc, f1 = metrics.macro["auroc"], metrics.macro["f1_fixed"]
@@ -296,7 +309,8 @@ def _overall_verdict(
     verdict = decide(delta, lo, hi, settings.margin_macro)
     noise = [condition for condition in conditions if condition.kind == "noise"]
     needed = None
-    if verdict == "inconclusive" and truth.defined.any():
+    # A saturated label shows no spread to scale from.
+    if verdict == "inconclusive" and truth.defined.any() and not saturated:
         # Scaled from the mean number of positives of the labels that are averaged.
         positives = round(float(truth.n_pos[truth.defined].mean()))
         needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)

@@ -78,6 +78,8 @@ def _macro_sentence(overall: Mapping[str, Any], level: float) -> str:
         )
     moves = "falls" if delta < 0 else "rises"
     drop, first, last = (-delta, -hi, -lo) if delta < 0 else (delta, lo, hi)
+    if short(delta) == short(0.0):
+        moves, first, last = "changes", lo, hi
     figures = f"macro AUROC {moves} by {short(drop)} ({confidence} {short(first)} to {short(last)}, {margin})"
     if control := overall.get("nearest_control"):
         figures += f", comparable to {control_in_words(control)}"
