@@ -54,8 +54,8 @@ def read_image(
         height, width = pixels.shape[:2]
         if min(height, width) < center_crop_size:
             raise DataError(
-                f"{path} has {width}×{height} pixels, too few for center_crop_size {center_crop_size}. Choose a smaller "
-                "center_crop_size, or leave it out and set image_size."
+                f"{path} has {width}×{height} pixels, too few for center_crop_size {center_crop_size}. "
+                "Choose a smaller center_crop_size, or leave it out and set image_size."
             )
         pixels = _central(pixels, center_crop_size)
     if image_size is not None:
@@ -125,10 +125,10 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
     if _raw_mode(image).split(";")[-1] in ("16B", "16L", "16N") and not image.mode.startswith("I"):
         samples = _wide_png(path) if image.format == "PNG" else _wide_tiff(image, path)
         image.load()
-        return _channels_to_rgb(samples.astype(np.float32) / 65535, image.mode)
+        return _channels_to_rgb(samples.astype(np.float32) / np.float32(65535), image.mode)
     match image.mode:
         case "I;16" | "I;16B" | "I;16L":
-            return _channels_to_rgb(np.asarray(image).astype(np.float32)[..., None] / 65535, "L")
+            return _channels_to_rgb(np.asarray(image).astype(np.float32)[..., None] / np.float32(65535), "L")
         case "1" | "L" | "RGB" if "transparency" not in image.info:
             image = image.convert("RGB")
         case "CMYK":
@@ -142,7 +142,7 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
                 f"{path} stores its pixels as {mode!r} (32-bit or floating point numbers), whose black and white are "
                 "not defined. Save it with 8 or 16 bits a channel."
             )
-    return _channels_to_rgb(np.asarray(image).astype(np.float32) / 255, image.mode)
+    return _channels_to_rgb(np.asarray(image).astype(np.float32) / np.float32(255), image.mode)
 
 
 def _has_alpha(image: Image.Image) -> bool:
@@ -168,9 +168,10 @@ def _channels_to_rgb(samples: NDArray[np.float32], mode: str) -> NDArray[np.floa
 
 def _raw_mode(image: Image.Image) -> str:
     """How Pillow will read the samples; ``RGB;16B`` would drop the lower byte of each."""
-    if not image.tile:
+    tiles = getattr(image, "tile", [])
+    if not tiles:
         return ""
-    arguments = image.tile[0].args
+    arguments = tiles[0].args
     raw_mode = arguments[0] if isinstance(arguments, tuple) and arguments else arguments
     return raw_mode if isinstance(raw_mode, str) else ""
 

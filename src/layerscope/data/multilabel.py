@@ -192,6 +192,7 @@ class MultilabelImages(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Checks the splits that ``stage`` reads: fit train and val, validate val, test and predict ``eval_split``."""
+        splits: tuple[str, ...]
         match stage:
             case "fit":
                 splits = ("train", "val")

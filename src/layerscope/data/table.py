@@ -161,7 +161,8 @@ class _Rows:
             _check_id(name, where)
             if name in self.rows:
                 raise DataError(
-                    f"{where}: the id {name!r} is already used in row {self.rows[name][0]}. Each image needs its own id."
+                    f"{where}: the id {name!r} is already used in row {self.rows[name][0]}. "
+                    "Each image needs its own id."
                 )
             if self.has_group and not row["group"]:
                 raise DataError(
@@ -305,8 +306,8 @@ def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list
     splits = {split: _folder(root, split) for split in SPLITS}
     if not any(splits.values()):
         raise DataError(
-            f"No images were found in {root}/train, {root}/val or {root}/test, and no table with a column 'split' and no "
-            f"split_file was given. Add one of the three; images end in {', '.join(SUFFIXES)}."
+            f"No images were found in {root}/train, {root}/val or {root}/test, and no table with a column 'split' "
+            f"and no split_file was given. Add one of the three; images end in {', '.join(SUFFIXES)}."
         )
     found: dict[str, list[Record]] = {}
     seen: dict[str, Path] = {}
@@ -324,8 +325,8 @@ def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list
                 found[split].append(rows.record(name, path))
             else:
                 raise DataError(
-                    f"{path}: its id {name!r} is not in {rows.path}{did_you_mean(name, list(rows.rows))}. The id is the "
-                    "path relative to root without the suffix; add a row, with empty labels if they are unknown."
+                    f"{path}: its id {name!r} is not in {rows.path}{did_you_mean(name, list(rows.rows))}. The id "
+                    "is the path relative to root without the suffix; add a row, with empty labels if they are unknown."
                 )
     return found
 

@@ -11,7 +11,7 @@ Closed forms, with Φ the normal distribution function, P the block mean over k 
     reconstruction  AUROC = Φ(d'·√η/√2)
     noise at t      AUROC = Φ(c·‖P T‖/√(2·(s_n² + κ²σ²/α²)))
 
-κ is the standard deviation, in one channel-averaged pixel, of k times the decoded unit latent noise: see ``noise_gain``.
+κ is the gain from unit latent noise to the noise of the filtered image: see ``noise_gain``.
 Images are stored in 16 bits, so quantisation adds (1/65535)²/12 to a variance of at least 1e-4: less than 1e-6 of it.
 What remains between theory and measurement is sampling of the test images; its standard error is DeLong's.
 """
@@ -198,7 +198,7 @@ def auroc_recon(d_prime: float, eta: float) -> float:
 
 
 def auroc_noise(
-    disk: Disk, shape: NDArray[Any], k: int, noise: float, gain: float, alpha: float, sigma: float
+    disk: Disk, shape: NDArray[Any], k: int, *, noise: float, gain: float, alpha: float, sigma: float
 ) -> float:
     """Φ(c·‖P T‖/√(2·(s_n² + κ²σ²/α²))): block-mean latents with noise, z = α·z0 + σ·ε.
 
@@ -211,8 +211,8 @@ def auroc_noise(
 def noise_gain(k: int, latent_std: float, channels: int = 3) -> float:
     """κ = k·s_z/√channels.
 
-    The latent is the block mean of each of ``channels`` equal colour channels, and ε is scaled by its standard deviation
-    s_z. A unit ε in each channel adds independent noise that averaging over channels divides by √channels; projected on
-    P T it has k times the weight of pixel noise, because it is constant over k × k pixels.
+    The latent is the block mean of each of ``channels`` equal colour channels, and ε is scaled by its standard
+    deviation s_z. A unit ε in each channel adds independent noise that averaging over channels divides by √channels;
+    projected on P T it has k times the weight of pixel noise, because it is constant over k × k pixels.
     """
     return k * latent_std / math.sqrt(channels)

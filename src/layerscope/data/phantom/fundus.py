@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,6 +16,7 @@ from layerscope.errors import ConfigurationError
 # The field of view is 45°, about 12 mm on the retina, and fills 94 % of the image's side.
 FIELD_OF_VIEW_UM = 12_000.0
 _FIELD = 0.94
+_SUPERSAMPLING = 3
 
 
 @dataclass(frozen=True)
@@ -38,11 +40,11 @@ class LesionKind:
 
 
 LESIONS = (
-    LesionKind("microaneurysm", "Microaneurysm", "vascular", 2, (5, 9), (0.28, 0.03, 0.03), (0.80, 0.95), 0.5, 0.0),
-    LesionKind("hard_exudate", "Hard exudate", "lipid", 4, (3, 7), (1.00, 0.90, 0.45), (0.55, 0.80), 0.25, 0.15),
-    LesionKind("haemorrhage", "Haemorrhage", "vascular", 8, (2, 4), (0.33, 0.04, 0.03), (0.55, 0.80), 0.25, 0.18),
-    LesionKind("cotton_wool_spot", "Cotton-wool spot", "ischaemic", 16, (1, 3), (0.97, 0.90, 0.74), (0.35, 0.55), 0.6, 0.15),
-    LesionKind("atrophy", "Geographic atrophy", "degenerative", 32, (1, 1), (0.98, 0.72, 0.42), (0.40, 0.60), 0.12, 0.12),
+    LesionKind("microaneurysm", "Microaneurysm", "vascular", 2, (6, 10), (0.22, 0.02, 0.04), (0.85, 1.0), 0.4, 0.0),
+    LesionKind("hard_exudate", "Hard exudate", "lipid", 4, (3, 6), (1.0, 0.9, 0.48), (0.45, 0.75), 0.25, 0.15),
+    LesionKind("haemorrhage", "Haemorrhage", "vascular", 8, (2, 4), (0.26, 0.03, 0.04), (0.65, 0.9), 0.25, 0.18),
+    LesionKind("cotton_wool_spot", "Cotton-wool spot", "ischaemia", 16, (1, 3), (0.97, 0.9, 0.7), (0.4, 0.6), 0.6, 0.1),
+    LesionKind("atrophy", "Geographic atrophy", "atrophy", 32, (1, 1), (0.98, 0.72, 0.42), (0.4, 0.6), 0.12, 0.15),
 )  # fmt: skip
 
 
@@ -113,47 +115,55 @@ def fundus_image(settings: FundusSettings, index: int, patient: int) -> tuple[ND
     nerve = (centre[0] + eye * size * rng.uniform(0.25, 0.29), centre[1] + size * rng.normal(0, 0.02))
     fovea = (nerve[0] - eye * size * rng.uniform(0.30, 0.34), nerve[1] + size * rng.uniform(0.01, 0.05))
 
-    image = _background(rng, person, size, centre)
+    radius = _radius(size, centre)
+    image = _background(rng, person, radius)
     _fovea(image, fovea, size)
-    vessels = _vessels(rng, size, nerve, fovea, eye)
-    image *= 1 - vessels[..., None] * np.array([0.42, 0.62, 0.55], np.float32)
+    vessels = _vessels(rng, size, nerve, eye)
+    for channel, share in enumerate((0.26, 0.55, 0.45)):
+        image[..., channel] *= 1 - share * vessels
     _optic_disc(image, nerve, vessels, size, rng)
     lesions = _lesions(rng, image, person, settings, centre, nerve)
     image *= rng.uniform(0.92, 1.06)
-    image += rng.normal(0, 0.008, image.shape).astype(np.float32)
-    image *= _field(size, centre)[..., None]
+    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(0.008)
+    image *= _field(radius)[..., None]
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), lesions
 
 
 def _radius(size: int, centre: tuple[float, float]) -> Array:
-    x = np.arange(size, dtype=np.float32)[None, :] + 0.5 - centre[0]
-    y = np.arange(size, dtype=np.float32)[:, None] + 0.5 - centre[1]
-    return np.hypot(x, y)
+    """(size, size) distance from ``centre`` in pixels."""
+    x = np.arange(size, dtype=np.float32)[None, :] + np.float32(0.5 - centre[0])
+    y = np.arange(size, dtype=np.float32)[:, None] + np.float32(0.5 - centre[1])
+    return np.sqrt(x * x + y * y)
 
 
-def _field(size: int, centre: tuple[float, float]) -> Array:
+def _field(radius: Array) -> Array:
     """The round aperture of the camera."""
-    return np.clip((_FIELD * size / 2 - _radius(size, centre)) / (0.012 * size) + 0.5, 0, 1)
+    size = len(radius)
+    return np.clip((_FIELD * size / 2 - radius) / (0.012 * size) + 0.5, 0, 1).astype(np.float32)
 
 
-def _background(rng: np.random.Generator, person: _Patient, size: int, centre: tuple[float, float]) -> Array:
+def _background(rng: np.random.Generator, person: _Patient, radius: Array) -> Array:
     """Retina with vignette, uneven light and the texture of the choroid."""
-    r = _radius(size, centre) / (size / 2)
-    direction = rng.uniform(0, 2 * np.pi)
-    x = np.linspace(-1, 1, size, dtype=np.float32)
-    light = 1.04 - 0.36 * r**2 + 0.07 * (np.cos(direction) * x[None, :] + np.sin(direction) * x[:, None])
-    coarse = 0.05 * smooth_noise(rng, size, 5) + person.texture * smooth_noise(rng, size, 14)
-    fine = 0.012 * smooth_noise(rng, size, 40)
-    shade = light * (1 + coarse + fine)
-    tint = 1 + smooth_noise(rng, size, 6)[..., None] * np.array([0.0, 0.03, 0.05], np.float32)
-    return (shade[..., None] * tint * person.retina).astype(np.float32)
+    size = len(radius)
+    direction = rng.uniform(0, 2 * math.pi)
+    x = np.linspace(-0.07, 0.07, size, dtype=np.float32)
+    light = 1.04 - (0.36 * 4 / size**2) * radius**2
+    light += math.cos(direction) * x[None, :] + math.sin(direction) * x[:, None]
+    light *= 1 + 0.05 * smooth_noise(rng, size, 5) + person.texture * smooth_noise(rng, size, 14)
+    light *= 1 + 0.012 * smooth_noise(rng, size, 40)
+    hue = smooth_noise(rng, size, 6)
+    image = np.empty((size, size, 3), np.float32)
+    for channel, tint in enumerate((0.0, 0.03, 0.05)):
+        image[..., channel] = light * (1 + tint * hue) * float(person.retina[channel])
+    return image
 
 
 def _fovea(image: Array, fovea: tuple[float, float], size: int) -> None:
     """The dark spot of sharpest sight, and the macula's pigment around it."""
-    r = _radius(size, fovea) / size
-    dark = 0.20 * np.exp(-((r / 0.10) ** 2)) + 0.16 * np.exp(-((r / 0.035) ** 2))
-    image *= 1 - dark[..., None] * np.array([0.75, 1.0, 0.9], np.float32)
+    r2 = (_radius(size, fovea) / size) ** 2
+    dark = 0.20 * np.exp(r2 * -(1 / 0.10**2)) + 0.16 * np.exp(r2 * -(1 / 0.035**2))
+    for channel, share in enumerate((0.75, 1.0, 0.9)):
+        image[..., channel] *= 1 - share * dark
 
 
 def _optic_disc(image: Array, nerve: tuple[float, float], vessels: Array, size: int, rng: np.random.Generator) -> None:
@@ -166,73 +176,78 @@ def _optic_disc(image: Array, nerve: tuple[float, float], vessels: Array, size: 
         image[where] = image[where] * (1 - alpha) + alpha * np.array(colour, np.float32)
 
 
-def _vessels(
-    rng: np.random.Generator, size: int, nerve: tuple[float, float], fovea: tuple[float, float], eye: int
-) -> Array:
+def _vessels(rng: np.random.Generator, size: int, nerve: tuple[float, float], eye: int) -> Array:
     """(size, size) in [0, 1]: arcades from the optic disc around the macula, an artery and a vein each, branching."""
-    scale = 3
-    canvas = Image.new("L", (size * scale, size * scale))
-    draw = ImageDraw.Draw(canvas)
-    temporal = np.pi if eye > 0 else 0.0
+    canvas = Image.new("L", (size * _SUPERSAMPLING, size * _SUPERSAMPLING))
+    pen = _Pen(ImageDraw.Draw(canvas), rng, size)
+    temporal = math.pi if eye > 0 else 0.0
     for up in (-1, 1):
-        for vein in (0, 1):
-            # Temporal arcades bow around the fovea; nasal ones run straight out.
-            start = temporal + eye * up * rng.uniform(1.0, 1.35) + (0.16 if vein else -0.10) * eye * up
+        side = eye * up
+        for vein in (False, True):
             width = size * (0.0155 if vein else 0.0115) * rng.uniform(0.9, 1.1)
-            bend = -eye * up * rng.uniform(1.15, 1.45)
-            _branch(draw, rng, nerve, start, bend, width, size * rng.uniform(0.72, 0.85), vein, scale, size, 0)
-            start = temporal + np.pi - eye * up * rng.uniform(0.7, 1.15) + 0.12 * (vein - 0.5)
-            bend = eye * up * rng.uniform(-0.1, 0.4)
-            _branch(draw, rng, nerve, start, bend, width * 0.75, size * 0.35, vein, scale, size, 1)
+            # Temporal arcades bow around the fovea; nasal ones run straight out.
+            angle = temporal + side * (rng.uniform(1.0, 1.35) + (0.16 if vein else -0.10))
+            bend = -side * rng.uniform(1.15, 1.45)
+            pen.vessel(nerve, angle, bend, width, size * rng.uniform(0.72, 0.85), vein, depth=0)
+            angle = temporal + math.pi - side * rng.uniform(0.7, 1.15) + (0.06 if vein else -0.06)
+            pen.vessel(nerve, angle, side * rng.uniform(-0.1, 0.4), width * 0.75, size * 0.35, vein, depth=1)
     small = canvas.resize((size, size), Image.Resampling.BOX)
-    return np.asarray(small, dtype=np.float32) / 255
+    return np.asarray(small, dtype=np.float32) / np.float32(255)
 
 
-def _branch(
-    draw: ImageDraw.ImageDraw,
-    rng: np.random.Generator,
-    start: tuple[float, float],
-    angle: float,
-    bend: float,
-    width: float,
-    length: float,
-    vein: int,
-    scale: int,
-    size: int,
-    depth: int,
-) -> None:
-    """One vessel that bends by ``bend`` radians over its length, wriggles, thins and sends out branches."""
-    steps = max(4, int(22 * length / size))
-    points = np.empty((steps + 1, 2))
-    points[0] = start
-    wriggle = rng.normal(0, 0.10, steps)
-    angles = angle + bend * np.arange(steps) / steps + np.cumsum(wriggle) * 0.7
-    stride = length / steps
-    points[1:, 0] = start[0] + np.cumsum(np.cos(angles)) * stride
-    points[1:, 1] = start[1] + np.cumsum(np.sin(angles)) * stride
-    dark = 235 if vein else 165
-    for step in range(steps):
-        thickness = width * (1 - 0.62 * step / steps)
-        strength = int(dark * min(1.0, thickness * scale))
-        line = [tuple(points[step] * scale), tuple(points[step + 1] * scale)]
-        draw.line(line, fill=max(strength, 40), width=max(1, round(thickness * scale)), joint="curve")
-    if depth < 3:
-        side = 1 if rng.random() < 0.5 else -1
-        for step in range(2 + int(rng.integers(0, 2)), steps - 1, 3 if depth == 0 else 4):
-            side = -side
-            _branch(
-                draw,
-                rng,
-                (float(points[step, 0]), float(points[step, 1])),
-                angles[step] + side * rng.uniform(0.5, 1.0),
-                -side * rng.uniform(0.0, 0.5),
-                width * (1 - 0.62 * step / steps) * rng.uniform(0.5, 0.7),
-                length * rng.uniform(0.30, 0.45),
+@dataclass(frozen=True)
+class _Pen:
+    """Draws vessels on a supersampled canvas. Plain floats: arrays of twenty numbers would cost more than they save."""
+
+    draw: ImageDraw.ImageDraw
+    rng: np.random.Generator
+    size: int
+
+    def vessel(
+        self, start: tuple[float, float], angle: float, bend: float, width: float, length: float, vein: bool, depth: int
+    ) -> None:
+        """One vessel that bends by ``bend`` radians over its length, wriggles, thins and sends out branches."""
+        steps = max(4, int(18 * length / self.size))
+        stride = length / steps
+        points, angles = [start], [angle]
+        for wriggle in (self.rng.standard_normal(steps) * 0.07).tolist():
+            heading = angles[-1] + bend / steps + wriggle
+            x, y = points[-1]
+            points.append((x + math.cos(heading) * stride, y + math.sin(heading) * stride))
+            angles.append(heading)
+        thickness = [width * (1 - 0.62 * step / steps) for step in range(steps)]
+        self._stroke(points, thickness, 235 if vein else 165)
+        if depth > 2:
+            return
+        turn = 1 if self.rng.random() < 0.5 else -1
+        for step in range(2 + int(self.rng.integers(0, 2)), steps - 1, 3):
+            turn = -turn
+            spread, curl, thin, short = self.rng.random(4).tolist()
+            if thickness[step] < 0.0045 * self.size:
+                break
+            self.vessel(
+                points[step],
+                angles[step] + turn * (0.5 + 0.5 * spread),
+                -turn * 0.5 * curl,
+                thickness[step] * (0.5 + 0.2 * thin),
+                length * (0.30 + 0.15 * short),
                 vein,
-                scale,
-                size,
                 depth + 1 if depth else 2,
             )
+
+    def _stroke(self, points: list[tuple[float, float]], thickness: list[float], darkness: int) -> None:
+        """One polyline per run of equal width and darkness; vessels thinner than a pixel of the canvas grow paler."""
+        scaled = [(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points]
+        styles = [
+            (max(1, round(t * _SUPERSAMPLING)), max(40, int(darkness * min(1.0, t * _SUPERSAMPLING))))
+            for t in thickness
+        ]
+        begin = 0
+        for step in range(1, len(styles) + 1):
+            if step == len(styles) or styles[step] != styles[begin]:
+                width, ink = styles[begin]
+                self.draw.line(scaled[begin : step + 1], fill=ink, width=width, joint="curve" if width > 2 else None)
+                begin = step
 
 
 def _lesions(
@@ -270,14 +285,14 @@ def _free_place(
     taken: list[tuple[float, float, float]],
 ) -> tuple[float, float]:
     """A place in the field that touches no other lesion; where there is none, the least crowded of those tried."""
-    best, best_gap = centre, -np.inf
+    best, best_gap = centre, -math.inf
     for _ in range(40):
-        angle = rng.uniform(0, 2 * np.pi)
-        distance = (field - radius) * np.sqrt(rng.random())
-        x, y = centre[0] + distance * np.cos(angle), centre[1] + distance * np.sin(angle)
-        gap = min(np.hypot(x - other_x, y - other_y) - radius - other for other_x, other_y, other in taken)
+        angle = rng.uniform(0, 2 * math.pi)
+        distance = (field - radius) * math.sqrt(rng.random())
+        x, y = centre[0] + distance * math.cos(angle), centre[1] + distance * math.sin(angle)
+        gap = min(math.hypot(x - other_x, y - other_y) - radius - other for other_x, other_y, other in taken)
         if gap > best_gap:
-            best, best_gap = (float(x), float(y)), gap
+            best, best_gap = (x, y), gap
         if gap > 1:
             break
     return best
@@ -285,7 +300,7 @@ def _free_place(
 
 def _paint(rng: np.random.Generator, image: Array, kind: LesionKind, x: float, y: float, diameter: float) -> float:
     """Blends one lesion into the image and returns its contrast: the mean change of green within its disk."""
-    wobble = rng.normal(0, kind.wobble / 2, 3).clip(-0.2, 0.2).astype(np.float32) if kind.wobble else None
+    wobble = (rng.normal(0, kind.wobble / 2, 3) / (1, 1.5, 2.5)).clip(-0.2, 0.2) if kind.wobble else None
     patch, left, top = disk_patch(diameter, x, y, soft=max(0.8, kind.soft * diameter), wobble=wobble)
     where, inside = window(patch, left, top, len(image))
     alpha = (inside * rng.uniform(*kind.opacity))[..., None]

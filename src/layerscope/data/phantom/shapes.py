@@ -18,7 +18,7 @@ def stream(seed: int, part: int, index: int) -> np.random.Generator:
 
 
 def disk_patch(
-    diameter: float, x: float, y: float, soft: float = 1.0, wobble: Array | None = None
+    diameter: float, x: float, y: float, soft: float = 1.0, wobble: NDArray[np.float64] | None = None
 ) -> tuple[Array, int, int]:
     """A disk as a small patch with values in [0, 1], and the column and row of the patch's upper left pixel.
 
@@ -35,7 +35,7 @@ def disk_patch(
     side = int(np.ceil(2 * reach)) + 2
     dx = np.arange(left, left + side, dtype=np.float32)[None, :] + 0.5 - x
     dy = np.arange(top, top + side, dtype=np.float32)[:, None] + 0.5 - y
-    edge: Array | float = radius
+    edge: NDArray[np.float64] | float = radius
     if wobble is not None:
         angle = np.arctan2(dy, dx)
         edge = radius * (1 + sum(float(a) * np.cos((k + 2) * angle + 2.4 * k) for k, a in enumerate(wobble)))

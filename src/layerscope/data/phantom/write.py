@@ -104,8 +104,8 @@ def write_phantom(
             shutil.rmtree(stage, ignore_errors=True)
     except OSError as error:
         raise DataError(
-            f"The phantom could not be written to {out} ({error.strerror or error}). Nothing was left behind; free some "
-            "space or choose another directory."
+            f"The phantom could not be written to {out} ({error.strerror or error}). Nothing was left behind; free "
+            "some space or choose another directory."
         ) from error
     return out
 
@@ -219,7 +219,7 @@ def _readme(kind: PhantomKind, n: int, seed: int, um_per_px: float) -> str:
         "fundus": "Computed images that look like photographs of the retina. No patient was ever photographed.",
     }[kind]
     return (
-        f"Phantom data set of layerscope, kind {kind}, {n} images, seed {seed}, {um_per_px:.2f} micrometres per pixel.\n"
+        f"Phantom data set of layerscope, kind {kind}, {n} images, seed {seed}, {um_per_px:.2f} micrometres a px.\n"
         f"{about}\n\n"
         "labels.csv   id, path, split, group (the patient), one column per label: 1 present, 0 absent\n"
         "lesions.csv  one row per lesion: centre x, y and diameter in pixels (x to the right, y down, from the upper\n"
