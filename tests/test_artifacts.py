@@ -286,6 +286,16 @@ def test_numbers_keep_every_digit_and_nan_is_empty(tmp_path: Path) -> None:
     assert "nan" not in (tmp_path / "run/table.csv").read_text()
 
 
+def test_worst_samples_come_back(tmp_path: Path) -> None:
+    row = {"criterion": "negative_flips", "rank": 1, "id": "=a", "index": 7, "score": 2.0, "label": "x"}
+    row |= {name: f"worst_samples/a_{name}.png" for name in ("orig", "recon_t0", "recon_noise", "diff", "crop")}
+    run = open_run_directory(tmp_path / "run")
+    with run.staged() as stage:
+        stage.write_csv("worst_samples.csv", [row], list(row))
+        stage.write_json("summary.json", {})
+    assert read_csv(tmp_path / "run/worst_samples.csv") == [row]
+
+
 def test_a_table_refuses_what_it_cannot_show(tmp_path: Path) -> None:
     run = open_run_directory(tmp_path / "run")
     with pytest.raises(ValueError, match="no columns"), run.staged() as stage:

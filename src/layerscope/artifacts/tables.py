@@ -57,10 +57,16 @@ COLLAPSE_COLUMNS = (
 CLASSIFIER_COLUMNS = ("label", "n", "n_pos", "metric", "value", "ci_lo", "ci_hi", "flag")
 """Columns of per_label.csv of a classifier evaluation (E0)."""
 
-TEXT_COLUMNS = frozenset({"condition", "label", "metric", "flag", "state", "id", "group", "path", "reason", "file"})
+TEXT_COLUMNS = frozenset(
+    {
+        *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
+        # Of worst_samples.csv: the criterion, and the picture files.
+        *("criterion", "orig", "recon_t0", "recon_noise", "diff", "crop"),
+    }
+)
 """Columns that hold text; every other column holds numbers."""
 
-INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank"})
+INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index"})
 
 # The last four are what spreadsheets accept as the same signs in East Asian input; tab and return also start formulas.
 _FORMULA_START = tuple("=+-@\t\r＝＋－＠")
