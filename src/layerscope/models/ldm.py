@@ -267,11 +267,12 @@ def _check_representable(path: Path, ddconfig: Mapping[str, Any], is_vq: bool) -
     """Options of LDM's encoder and decoder that diffusers' do not have."""
     wrong = [key for key in ("tanh_out", "give_pre_end", "use_linear_attn") if ddconfig.get(key)]
     wrong += ["resamp_with_conv: false"] if ddconfig.get("resamp_with_conv") is False else []
-    wrong += [f"double_z: {not is_vq}".lower()] * (bool(ddconfig.get("double_z", not is_vq)) == is_vq)
+    wrong += [f"double_z: {str(is_vq).lower()}"] * (bool(ddconfig.get("double_z", not is_vq)) == is_vq)
     if wrong:
         raise ConfigurationError(
             f"The ddconfig of {path} asks for {', '.join(wrong)}, which diffusers' "
-            f"{'VQModel' if is_vq else 'AutoencoderKL'} does not have. Give such a model by class_path (layerscope.protocols.Autoencoder)."
+            f"{'VQModel' if is_vq else 'AutoencoderKL'} does not have. Give such a "
+            "model by class_path (layerscope.protocols.Autoencoder)."
         )
 
 
@@ -280,8 +281,8 @@ def _unsupported(config: LdmConfig) -> str | None:
     if config.attention_levels:
         return (
             f"its attn_resolutions put attention into level {', '.join(map(str, config.attention_levels))}, and "
-            f"diffusers' {config.diffusers['_class_name']} has attention in the middle only. Set attn_resolutions: [] or "
-            "use another model."
+            f"diffusers' {config.diffusers['_class_name']} has attention in the middle only. Set "
+            "attn_resolutions: [] or use another model."
         )
     is_kl = config.diffusers["_class_name"] == "AutoencoderKL"
     if is_kl and config.embed_dim is not None and config.embed_dim != config.z_channels:

@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.weight_files import name_keys
+from layerscope.models.weight_files import first_line, name_keys
 
 # The classes whose conventions layerscope knows; each is a name in ``diffusers``.
 CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AutoencoderDC")
@@ -50,7 +50,7 @@ def build_random(architecture: str | Path | Mapping[str, Any], seed: int | None)
         try:
             model: nn.Module = model_class.from_config(config)
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
-            raise ConfigurationError(f"{where} does not describe a {name}: {error}") from error
+            raise ConfigurationError(f"{where} does not describe an {name}: {error}") from error
     return model
 
 
@@ -89,18 +89,25 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
             "autoencoder can be given by class_path with a module of your own (layerscope.protocols.Autoencoder)."
         )
     with _explained(where, local), quiet_diffusers():
+        # A mismatched shape is reported like the others instead of raised, so that the message names it.
         model, found = diffusers_class(name).from_pretrained(
-            place, output_loading_info=True, low_cpu_mem_usage=False, torch_dtype=torch.float32, **extra
+            place,
+            output_loading_info=True,
+            low_cpu_mem_usage=False,
+            ignore_mismatched_sizes=True,
+            torch_dtype=torch.float32,
+            **extra,
         )
     # diffusers leaves a missing weight random and only warns.
+    shapes = [f"{key} {tuple(stored)} instead of {tuple(wanted)}" for key, stored, wanted in found["mismatched_keys"]]
     problems = [
-        f"{word}: {name_keys(sorted(map(str, found[kind])))}."
-        for word, kind in (
-            ("Missing", "missing_keys"),
-            ("Unexpected", "unexpected_keys"),
-            ("Other shapes", "mismatched_keys"),
+        f"{word}: {name_keys(keys)}."
+        for word, keys in (
+            ("Missing", sorted(found["missing_keys"])),
+            ("Unexpected", sorted(found["unexpected_keys"])),
+            ("Of another shape", shapes),
         )
-        if found[kind]
+        if keys
     ]
     if problems:
         raise WeightsError(
@@ -185,20 +192,30 @@ def _looks_local(source: str) -> bool:
     )
 
 
+def _reason(error: BaseException) -> str:
+    """The first line of an error and of its root: diffusers hides a missing network behind a missing file."""
+    root = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    lines = [first_line(one) for one in (error, root)]
+    return f"{lines[0].rstrip('.')}." if lines[0] == lines[1] else f"{lines[0].rstrip('.')} ({lines[1].rstrip('.')})."
+
+
 @contextlib.contextmanager
 def _explained(where: str, local: bool) -> Iterator[None]:
     """Turns what diffusers and the hub client raise while loading into one paragraph."""
     try:
         yield
     except Exception as error:  # the hub client raises errors of several libraries, old and new
-        first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = _reason(error)
         if local:
             raise WeightsError(
-                f"The autoencoder in {where} cannot be loaded: {first_line} The folder needs {CONFIG_NAME} and "
-                "complete weights of the same model (diffusion_pytorch_model.safetensors); copy both again from one source."
+                f"The autoencoder in {where} cannot be loaded: {reason} The folder needs {CONFIG_NAME} and "
+                "complete weights of the same model (diffusion_pytorch_model.safetensors); copy both again "
+                "from one source."
             ) from error
         raise WeightsError(
-            f"{where} is no folder here (relative to {Path.cwd()}) and could not be fetched as a hub id: {first_line} "
+            f"{where} is no folder here (relative to {Path.cwd()}) and could not be fetched as a hub id: {reason} "
             "Without network, fetch it on another machine (`hf download OWNER/NAME config.json "
             "diffusion_pytorch_model.safetensors --local-dir checkpoints/NAME`), copy the folder here and set source "
             "to checkpoints/NAME; checkpoints/README.md has the details."

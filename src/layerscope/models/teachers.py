@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.weight_files import key_mismatch, name_keys, read_tensors
+from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors
 from layerscope.types import TeacherFeatures
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -189,8 +189,8 @@ def load_teacher_weights(model: nn.Module, path: str | Path, num_labels: int) ->
         key, outputs = next(iter(heads.items()))
         raise WeightsError(
             f"The teacher's checkpoint {path} has {outputs} outputs ({key}) and the configuration asks for "
-            f"{num_labels} labels. Set num_labels to {outputs} and give the label schema it was trained with, or train a "
-            f"teacher for these {num_labels} labels."
+            f"{num_labels} labels. Set num_labels to {outputs} and give the label schema it was trained with, or train "
+            f"a teacher for these {num_labels} labels."
         )
     # Counters of batches seen while training; they change no answer, and old files lack them.
     for key, value in expected.items():
@@ -258,7 +258,7 @@ def _create(name: str, num_labels: int, pretrained: bool, model_kwargs: Mapping[
     try:
         model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_labels, **model_kwargs)
     except Exception as error:  # with the network involved, errors of several libraries
-        reason = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        reason = first_line(error)
         if pretrained:
             raise WeightsError(
                 f"timm's weights of {name} could not be had: {reason} Without network, download the model's "

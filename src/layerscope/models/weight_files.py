@@ -86,14 +86,15 @@ def _read_torch(path: Path) -> Any:
             'safetensors.torch.save_file(torch.load(FILE, weights_only=False)["state_dict"], "weights.safetensors"), '
             "and give the new file."
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
+    except Exception as error:  # the restricted unpickler trips over other formats with errors of any kind
         raise WeightsError(
-            f"{path} cannot be read as a torch file: {_first_line(error)}. "
+            f"{path} cannot be read as a torch file: {first_line(error)}. "
             "It is truncated or of another format; copy it again and compare its size and checksum with the original."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says first; its type where it says nothing."""
     return next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
 
 

@@ -1,0 +1,325 @@
+"""Original latent-diffusion checkpoints: read as diffusers reads complete ones, refused where it would be silent."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from diffusers import AutoencoderKL, VQModel
+from diffusers.loaders.single_file_utils import create_vae_diffusers_config_from_ldm
+from safetensors.torch import save_file
+from torch import Tensor
+
+from layerscope.errors import ConfigurationError, WeightsError
+from layerscope.models.autoencoders import DiffusersAutoencoder
+
+LEVELS = 3
+
+
+def inference_yaml(
+    path: Path, ddconfig: dict[str, Any] | None = None, model: dict[str, Any] | None = None, **stage: Any
+):
+    """A YAML in the shape of Stable Diffusion's v1-inference.yaml, for a tiny autoencoder."""
+    params: dict[str, Any] = {
+        "embed_dim": 4,
+        "monitor": "val/rec_loss",
+        "ddconfig": {
+            "double_z": True,
+            "z_channels": 4,
+            "resolution": 64,
+            "in_channels": 3,
+            "out_ch": 3,
+            "ch": 32,
+            "ch_mult": [1, 2, 2],
+            "num_res_blocks": 1,
+            "attn_resolutions": [],
+            "dropout": 0.0,
+        }
+        | (ddconfig or {}),
+        "lossconfig": {"target": "torch.nn.Identity"},
+    } | stage
+    content = {
+        "model": {
+            "target": "ldm.models.diffusion.ddpm.LatentDiffusion",
+            "params": {
+                "scale_factor": 0.18215,
+                "first_stage_config": {
+                    "target": "ldm.models.autoencoder.AutoencoderKL",
+                    "params": {key: value for key, value in params.items() if value is not None},
+                },
+            }
+            | (model or {}),
+        }
+    }
+    path.write_text(yaml.safe_dump(content))
+    return str(path)
+
+
+def as_original(model: torch.nn.Module) -> dict[str, Tensor]:
+    """The weights under the names and shapes that the original code gives them, module by module."""
+    tensors: dict[str, Tensor] = {}
+
+    def put(theirs: str, ours: str) -> None:
+        for key, value in model.state_dict().items():
+            if key.startswith(f"{ours}."):
+                tensors[f"{theirs}.{key[len(ours) + 1 :]}"] = value.clone()
+
+    def put_resnet(theirs: str, ours: str) -> None:
+        for part in ("norm1", "conv1", "norm2", "conv2"):
+            put(f"{theirs}.{part}", f"{ours}.{part}")
+        put(f"{theirs}.nin_shortcut", f"{ours}.conv_shortcut")
+
+    for side in ("encoder", "decoder"):
+        put(f"{side}.conv_in", f"{side}.conv_in")
+        put(f"{side}.conv_out", f"{side}.conv_out")
+        put(f"{side}.norm_out", f"{side}.conv_norm_out")
+        put_resnet(f"{side}.mid.block_1", f"{side}.mid_block.resnets.0")
+        put_resnet(f"{side}.mid.block_2", f"{side}.mid_block.resnets.1")
+        put(f"{side}.mid.attn_1.norm", f"{side}.mid_block.attentions.0.group_norm")
+        for theirs, ours in (("q", "to_q"), ("k", "to_k"), ("v", "to_v"), ("proj_out", "to_out.0")):
+            put(f"{side}.mid.attn_1.{theirs}", f"{side}.mid_block.attentions.0.{ours}")
+            weight = f"{side}.mid.attn_1.{theirs}.weight"
+            tensors[weight] = tensors[weight][:, :, None, None].clone()
+    for level in range(LEVELS):
+        put_resnet(f"encoder.down.{level}.block.0", f"encoder.down_blocks.{level}.resnets.0")
+        put(f"encoder.down.{level}.downsample.conv", f"encoder.down_blocks.{level}.downsamplers.0.conv")
+        for block in range(2):
+            put_resnet(f"decoder.up.{level}.block.{block}", f"decoder.up_blocks.{LEVELS - 1 - level}.resnets.{block}")
+        put(f"decoder.up.{level}.upsample.conv", f"decoder.up_blocks.{LEVELS - 1 - level}.upsamplers.0.conv")
+    for name in ("quant_conv", "post_quant_conv", "quantize"):
+        put(name, name)
+    assert len(tensors) == len(model.state_dict())
+    return tensors
+
+
+@pytest.fixture(scope="session")
+def original() -> AutoencoderKL:
+    torch.manual_seed(5)
+    return AutoencoderKL(
+        down_block_types=["DownEncoderBlock2D"] * LEVELS,
+        up_block_types=["UpDecoderBlock2D"] * LEVELS,
+        block_out_channels=[32, 64, 64],
+    ).eval()
+
+
+@pytest.fixture
+def config(tmp_path) -> str:
+    return inference_yaml(tmp_path / "v1-inference.yaml")
+
+
+def write(path: Path, tensors: dict[str, Tensor], prefix: str = "") -> str:
+    save_file({prefix + key: value for key, value in tensors.items()}, path)
+    return str(path)
+
+
+def assert_same(adapter: DiffusersAutoencoder, model: torch.nn.Module) -> None:
+    image = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(2)) * 2 - 1
+    adapter.eval()
+    with torch.no_grad():
+        expected = model.encode(image).latent_dist
+        posterior = adapter.encode(image)
+        torch.testing.assert_close(posterior.mean, expected.mean, atol=1e-6, rtol=0)
+        torch.testing.assert_close(posterior.std, expected.std, atol=1e-6, rtol=0)
+        torch.testing.assert_close(adapter.decode(expected.mean), model.decode(expected.mean).sample, atol=1e-6, rtol=0)
+
+
+@pytest.mark.parametrize("prefix", ["first_stage_model.", "vae.", ""])
+@pytest.mark.parametrize("suffix", [".safetensors", ".ckpt"])
+def test_equals_the_weights_written(original, config, tmp_path, prefix, suffix):
+    tensors = {prefix + key: value for key, value in as_original(original).items()}
+    # What else is in such files: the diffusion model, the text encoder, the losses.
+    tensors["model.diffusion_model.input_blocks.0.0.weight"] = torch.zeros(2)
+    tensors[f"{prefix}loss.logvar"] = torch.zeros(())
+    path = tmp_path / f"model{suffix}"
+    if suffix == ".ckpt":
+        torch.save({"state_dict": tensors, "global_step": 840000, "epoch": 3}, path)
+    else:
+        save_file(tensors, path)
+    adapter = DiffusersAutoencoder(source=str(path), original_config=config)
+    assert_same(adapter, original)
+    assert adapter.config["scaling_factor"] == 0.18215
+
+
+def test_equals_diffusers_own_reading(original, config, tmp_path):
+    path = write(tmp_path / "model.safetensors", as_original(original), "first_stage_model.")
+    assert_same(
+        DiffusersAutoencoder(source=path, original_config=config),
+        AutoencoderKL.from_single_file(path, original_config=config).eval(),
+    )
+
+
+def test_file_in_diffusers_naming(original, config, tmp_path):
+    path = write(tmp_path / "model.safetensors", dict(original.state_dict()))
+    assert_same(DiffusersAutoencoder(source=path, original_config=config), original)
+
+
+def test_half_precision_file(original, config, tmp_path):
+    path = write(tmp_path / "model.safetensors", {key: value.half() for key, value in as_original(original).items()})
+    adapter = DiffusersAutoencoder(source=path, original_config=config)
+    assert {p.dtype for p in adapter.parameters()} == {torch.float32}
+
+
+def test_without_quant_conv_as_in_sd3_and_flux(tmp_path):
+    torch.manual_seed(6)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * LEVELS, "up_block_types": ["UpDecoderBlock2D"] * LEVELS}
+    flux = AutoencoderKL(
+        **blocks, block_out_channels=[32, 64, 64], latent_channels=16, use_quant_conv=False, use_post_quant_conv=False
+    ).eval()
+    config = inference_yaml(
+        tmp_path / "flux.yaml", {"z_channels": 16}, {"scale_factor": 0.3611, "shift_factor": 0.1159}, embed_dim=None
+    )
+    adapter = DiffusersAutoencoder(source=write(tmp_path / "ae.safetensors", as_original(flux)), original_config=config)
+    assert_same(adapter, flux)
+    z = torch.ones(1, 16, 1, 1)
+    torch.testing.assert_close(adapter.scale(z), (z - 0.1159) * 0.3611)
+
+
+def test_latent_statistics_in_the_checkpoint(original, config, tmp_path):
+    tensors = as_original(original) | {"edm_mean": torch.arange(4.0), "edm_std": torch.arange(1.0, 5.0)}
+    adapter = DiffusersAutoencoder(source=write(tmp_path / "m.safetensors", tensors), original_config=config)
+    scaled = adapter.scale(torch.full((1, 4, 1, 1), 6.0)).flatten()
+    torch.testing.assert_close(scaled, torch.tensor([3.0, 1.25, 4 / 6, 0.375]))
+
+
+@torch.no_grad()
+def test_vq_checkpoint(tmp_path):
+    torch.manual_seed(7)
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * LEVELS, "up_block_types": ["UpDecoderBlock2D"] * LEVELS}
+    vq = VQModel(
+        **blocks, block_out_channels=[32, 64, 64], latent_channels=4, vq_embed_dim=3, num_vq_embeddings=32
+    ).eval()
+    config = inference_yaml(tmp_path / "vq.yaml", {"double_z": False}, {"scale_factor": None}, embed_dim=3, n_embed=32)
+    path = write(tmp_path / "vq.safetensors", as_original(vq), "first_stage_model.")
+    adapter = DiffusersAutoencoder(source=path, original_config=config).eval()
+    image = torch.rand(1, 3, 16, 16)
+    latents = vq.encode(image).latents
+    torch.testing.assert_close(adapter.encode(image).mean, latents, atol=1e-6, rtol=0)
+    torch.testing.assert_close(adapter.decode(latents), vq.decode(latents).sample, atol=1e-6, rtol=0)
+    assert adapter.config["scaling_factor"] == 1.0
+
+
+class TestRandomInit:
+    def test_architecture_is_the_one_diffusers_reads(self, config):
+        adapter = DiffusersAutoencoder(original_config=config, seed=1, initial_logvar=-6.0)
+        theirs = AutoencoderKL.from_config(
+            create_vae_diffusers_config_from_ldm(yaml.safe_load(Path(config).read_text()), {})
+        )
+        shapes = {key: value.shape for key, value in theirs.state_dict().items()}
+        assert {key: value.shape for key, value in adapter.model.state_dict().items()} == shapes
+        assert adapter.downsampling == 4
+
+    @pytest.mark.parametrize("places", [("model", "params"), ("params",), ()])
+    def test_yaml_of_an_autoencoder_alone(self, config, tmp_path, places):
+        stage = yaml.safe_load(Path(config).read_text())["model"]["params"]["first_stage_config"]["params"]
+        for place in reversed(places):
+            stage = {place: stage}
+        path = tmp_path / "autoencoder.yaml"
+        path.write_text(yaml.safe_dump(stage))
+        assert DiffusersAutoencoder(original_config=str(path), seed=1).config["block_out_channels"] == [32, 64, 64]
+
+    @pytest.mark.parametrize(
+        ("ddconfig", "stage", "said"),
+        [
+            ({"attn_resolutions": [16]}, {}, r"attn_resolutions put attention into level 2"),
+            ({}, {"embed_dim": 3}, r"embed_dim is 3 and its z_channels 4"),
+            ({"tanh_out": True}, {}, r"asks for tanh_out"),
+            ({"double_z": False}, {}, r"asks for double_z: false"),
+            ({"resamp_with_conv": False}, {}, r"asks for resamp_with_conv: false"),
+            ({"ch": 12}, {}, r"does not describe"),
+        ],
+    )
+    def test_what_diffusers_cannot_hold(self, tmp_path, ddconfig, stage, said):
+        path = inference_yaml(tmp_path / "odd.yaml", ddconfig, **stage)
+        with pytest.raises(ConfigurationError, match=said):
+            DiffusersAutoencoder(original_config=path)
+
+    def test_attention_at_a_resolution_that_is_never_reached(self, tmp_path):
+        path = inference_yaml(tmp_path / "odd.yaml", {"attn_resolutions": [8]})
+        assert DiffusersAutoencoder(original_config=path).downsampling == 4
+
+    def test_bad_yaml(self, tmp_path):
+        broken, other = tmp_path / "broken.yaml", tmp_path / "other.yaml"
+        broken.write_text("model: [")
+        other.write_text("model: {params: {}}")
+        lacking = tmp_path / "lacking.yaml"
+        lacking.write_text("ddconfig: {ch: 32}")
+        for path, said in (
+            (tmp_path / "none.yaml", "does not exist"),
+            (broken, "no YAML"),
+            (other, "has no ddconfig"),
+            (lacking, "lacks ch_mult, num_res_blocks, z_channels"),
+        ):
+            with pytest.raises(ConfigurationError, match=said):
+                DiffusersAutoencoder(original_config=str(path))
+
+
+class TestStrictness:
+    def refused(self, tmp_path, tensors, config, prefix="first_stage_model."):
+        path = write(tmp_path / "model.safetensors", tensors, prefix)
+        with pytest.raises(WeightsError) as caught:
+            DiffusersAutoencoder(source=path, original_config=config)
+        assert path in str(caught.value)
+        return str(caught.value)
+
+    @pytest.mark.parametrize(
+        "gone", ["decoder.up.2.block.1.conv2.weight", "quant_conv.bias", "encoder.mid.attn_1.q.weight"]
+    )
+    def test_incomplete(self, original, config, tmp_path, gone):
+        tensors = as_original(original)
+        del tensors[gone]
+        assert f"Missing: {gone}." in self.refused(tmp_path, tensors, config)
+
+    def test_decoder_missing_altogether(self, original, config, tmp_path):
+        tensors = {key: value for key, value in as_original(original).items() if key.startswith("encoder")}
+        assert re.search(
+            r"Missing: .*decoder.*\(\d+ in all\)|Missing: .*\(\d+ in all\)", self.refused(tmp_path, tensors, config)
+        )
+
+    def test_unexpected_weights(self, original, config, tmp_path):
+        tensors = as_original(original) | {"decoder.up.3.block.0.conv1.weight": torch.zeros(2)}
+        assert "Unexpected: decoder.up.3.block.0.conv1.weight." in self.refused(tmp_path, tensors, config)
+
+    def test_other_shape(self, original, config, tmp_path):
+        tensors = as_original(original) | {"decoder.conv_in.bias": torch.zeros(7)}
+        assert "decoder.conv_in.bias (7,) instead of (64,)" in self.refused(tmp_path, tensors, config)
+
+    def test_attention_inside_levels(self, original, config, tmp_path):
+        tensors = as_original(original) | {"encoder.down.2.attn.0.q.weight": torch.zeros(64, 64, 1, 1)}
+        assert "encoder.down.2.attn.0.q.weight" in self.refused(tmp_path, tensors, config)
+
+    def test_embed_dim_other_than_z_channels(self, original, tmp_path):
+        config = inference_yaml(tmp_path / "odd.yaml", embed_dim=3)
+        said = self.refused(tmp_path, as_original(original), config)
+        assert "quant_conv.weight" in said
+        assert "embed_dim is 3 and its z_channels 4" in said
+
+    def test_yaml_without_embed_dim_for_a_file_with_quant_conv(self, original, tmp_path):
+        config = inference_yaml(tmp_path / "odd.yaml", embed_dim=None)
+        assert "Unexpected: post_quant_conv.bias" in self.refused(tmp_path, as_original(original), config)
+
+    def test_no_autoencoder_in_the_file(self, config, tmp_path):
+        said = self.refused(tmp_path, {"model.diffusion_model.out.weight": torch.zeros(2)}, config, "")
+        assert "holds no autoencoder" in said
+        assert "model.diffusion_model.out.weight" in said
+
+    def test_pickled_callbacks_are_not_executed(self, original, config, tmp_path):
+        fired = tmp_path / "fired"
+        path = tmp_path / "model.ckpt"
+        torch.save({"state_dict": as_original(original), "callbacks": Trap(str(fired))}, path)
+        with pytest.raises(WeightsError, match=r"pickles Python objects.*safetensors"):
+            DiffusersAutoencoder(source=str(path), original_config=config)
+        assert not fired.exists()
+
+
+class Trap:
+    """Leaves a file behind when it is unpickled."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return open, (self.path, "w")
