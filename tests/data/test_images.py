@@ -1,4 +1,4 @@
-"""Every supported kind of file becomes the tensor that its samples say, and every damaged one an error with its name."""
+"""Every supported kind of file becomes the tensor its samples say, and every damaged one an error that names it."""
 
 import io
 import struct
@@ -190,7 +190,7 @@ def test_lanczos_stays_within_range(tmp_path: Path) -> None:
 
 def test_unknown_filter_is_an_error(tmp_path: Path) -> None:
     Image.fromarray(RETINA).save(tmp_path / "a.png")
-    with pytest.raises(ConfigurationError, match="nearest.*expected bilinear"):
+    with pytest.raises(ConfigurationError, match=r"nearest.*expected bilinear"):
         read_image(tmp_path / "a.png", image_size=8, resize_filter="nearest")  # type: ignore[arg-type]
 
 

@@ -175,12 +175,6 @@ class _Rows:
 
     def _check_header(self, schema: LabelSchema) -> None:
         header = self.header
-        if "id" not in header:
-            hint = " It seems to be separated by semicolons; save it with commas." if ";" in "".join(header) else ""
-            raise DataError(
-                f"The table {self.path} has no column 'id'; its columns are {', '.join(header)}.{hint} The first row "
-                "must name the columns: id, path, split, group (optional) and one per label."
-            )
         for wanted in _RESERVED:
             if wanted not in header:
                 twins = [column for column in header if column.strip().lower().rstrip("s") == wanted]
@@ -235,6 +229,12 @@ def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, dict[str, str]]]]:
     for column in header:
         if not column or header.count(column) > 1:
             raise DataError(f"The table {path} has the column {column!r} {header.count(column)} times. Name each once.")
+    if "id" not in header:
+        hint = " It seems to be separated by semicolons; save it with commas." if ";" in "".join(header) else ""
+        raise DataError(
+            f"The table {path} has no column 'id'; its columns are {', '.join(header)}.{hint} The first row must name "
+            "the columns: id, path, split, group (optional) and one per label."
+        )
     for number, row in lines[1:]:
         if len(row) != len(header):
             raise DataError(
