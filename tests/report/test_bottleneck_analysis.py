@@ -12,7 +12,7 @@ import pytest
 from scipy.special import expit
 from scipy.stats import entropy, norm
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, precision_recall_curve, roc_auc_score
-from synthetic_scores import make_scores, replaced, with_recon
+from synthetic_scores import STEPS, make_scores, replaced, with_recon
 
 from layerscope.artifacts import LONG_COLUMNS, BottleneckScores
 from layerscope.artifacts.tables import COLLAPSE_COLUMNS
@@ -502,3 +502,10 @@ def test_without_thresholds_flips_and_f1_are_undefined_and_named(scores: Bottlen
     assert find(analysis.per_label, condition="recon", label="label1", metric="f1_reopt")["value"] > 0
     assert "F1 and flips at the fixed threshold" in {entry["what"] for entry in analysis.not_measured}
     assert analysis.verdict["overall"]["verdict"] == "bottleneck"
+
+
+def test_pure_noise_counts_in_the_tables_and_not_on_the_axis() -> None:
+    with_pure = analyse_bottleneck(make_scores(steps=(*STEPS, (1000, -math.inf))), SETTINGS)
+    assert find(with_pure.t_curve, condition="t1000", draw="mean", label="macro", metric="auroc")["value"] < 0.6
+    assert math.isfinite(find(with_pure.collapse, label="label1")["collapse_log_snr"])
+    assert with_pure.verdict["overall"]["lowest_log_snr"] == -4.0

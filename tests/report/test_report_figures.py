@@ -60,6 +60,7 @@ CASES: dict[str, Any] = {
     "three labels": make_scores,
     "twenty labels, long names, one undefined": many_labels,
     "two labels, one step": lambda: make_scores(n=80, n_labels=2, steps=((330, 0.2),), controls=False),
+    "pure noise as the last step": lambda: make_scores(n=80, steps=((14, 4.3), (500, 0.0), (1000, -np.inf))),
     "one label": lambda: make_scores(n=80, n_labels=1),
 }
 

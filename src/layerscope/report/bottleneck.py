@@ -307,7 +307,7 @@ def _overall_verdict(
     delta, lo, hi = (float(cell[recon, 0]) for cell in (auroc.delta, auroc.delta_lo, auroc.delta_hi))
     se = float(auroc.delta_se[recon, 0])
     verdict = decide(delta, lo, hi, settings.margin_macro)
-    noise = [condition for condition in conditions if condition.kind == "noise"]
+    noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
     if verdict == "inconclusive" and truth.defined.any() and not saturated:

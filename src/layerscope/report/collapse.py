@@ -31,7 +31,10 @@ def collapse_rows(
     level: float,
 ) -> list[Row]:
     """One row per label, and the macro average. Without noise steps there is none."""
-    steps = [g for g, condition in enumerate(conditions) if condition.kind == "noise"]
+    # Pure noise (alpha 0) has no place on a log-SNR axis; its AUROC stays in the other tables.
+    steps = [
+        g for g, condition in enumerate(conditions) if condition.kind == "noise" and math.isfinite(condition.log_snr)
+    ]
     if not steps:
         return []
     recon = next(g for g, condition in enumerate(conditions) if condition.kind == "recon")

@@ -141,7 +141,9 @@ def _noise_panel(panel: Axes, rows: Sequence[Row], real_auroc: float) -> None:
             y = np.array([row["value"] for row in mean])
             panel.errorbar(x, y, _bars(y, lo, hi), color=colour, linewidth=1.1, linestyle="none")
         panel.plot(x, [row["value"] for row in mean], color=colour, marker=marker, markersize=4.5, linewidth=1.5)
-        draws = [r for r in rows if r["metric"] == metric and isinstance(r["draw"], int)]
+        draws = [
+            r for r in rows if r["metric"] == metric and isinstance(r["draw"], int) and math.isfinite(r["log_snr"])
+        ]
         panel.scatter(
             [r["log_snr"] for r in draws], [r["value"] for r in draws], s=5, color=colour, alpha=0.5, linewidths=0
         )
@@ -564,13 +566,17 @@ def _cell(rows: Sequence[Row], condition: str, metric: str) -> float:
 
 
 def _noise_rows(rows: Sequence[Row], metric: str) -> list[Row]:
-    """Draw-averaged rows of the noise steps, from little to much noise."""
-    found = [r for r in rows if r["t"] is not None and r["metric"] == metric and r["draw"] == "mean"]
+    """Draw-averaged rows of the noise steps, from little to much noise; pure noise has no place on the axis."""
+    found = [
+        r
+        for r in rows
+        if r["t"] is not None and math.isfinite(r["log_snr"]) and r["metric"] == metric and r["draw"] == "mean"
+    ]
     return sorted(found, key=lambda row: -row["log_snr"])
 
 
 def _noise_names(rows: Sequence[Row]) -> list[str]:
-    steps = {row["condition"]: row["log_snr"] for row in rows if row["t"] is not None}
+    steps = {row["condition"]: row["log_snr"] for row in rows if row["t"] is not None and math.isfinite(row["log_snr"])}
     return sorted(steps, key=lambda name: -steps[name])
 
 
