@@ -323,3 +323,27 @@ class Trap:
 
     def __reduce__(self):
         return open, (self.path, "w")
+
+
+@pytest.mark.parametrize(
+    ("name", "pipeline", "channels", "quant", "scaling", "shift"),
+    [
+        ("sd_kl_f8", "Stable Diffusion", 4, True, 0.18215, None),
+        ("sdxl_kl_f8", "Stable Diffusion XL", 4, True, 0.13025, None),
+        ("sd3_kl_f8", "Stable Diffusion 3", 16, False, 1.5305, 0.0609),
+        ("flux_kl_f8", "Flux", 16, False, 0.3611, 0.1159),
+    ],
+)
+def test_shipped_architectures(name, pipeline, channels, quant, scaling, shift):
+    """The published config.json of each VAE, in the values that matter; on the meta device, as they are large."""
+    path = Path(__file__).parents[2] / f"configs/vae/architectures/{name}.yaml"
+    with torch.device("meta"):
+        adapter = DiffusersAutoencoder(original_config=str(path))
+    config = adapter.config
+    assert config["block_out_channels"] == [128, 256, 512, 512], pipeline
+    assert (config["layers_per_block"], config["latent_channels"], adapter.downsampling) == (2, channels, 8)
+    assert (config["use_quant_conv"], config["use_post_quant_conv"]) == (quant, quant)
+    assert (config["scaling_factor"], config["shift_factor"]) == (scaling, shift)
+    # 83.65 million parameters with quant_conv, as the papers say.
+    if quant:
+        assert sum(p.numel() for p in adapter.parameters()) == 83_653_863
