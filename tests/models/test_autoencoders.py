@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
 from layerscope.errors import ConfigurationError
@@ -198,8 +201,18 @@ class TestArguments:
         with pytest.raises(ConfigurationError, match="shrinks images by 8 and enlarges latents by 27"):
             DiffusersAutoencoder(architecture=architecture)
 
-    def test_shipped_architecture(self):
-        path = Path(__file__).parents[2] / "configs/vae/architectures/tiny_kl_f4.json"
-        adapter = DiffusersAutoencoder(architecture=str(path), seed=0)
+    def test_architecture_inside_a_shipped_configuration(self):
+        path = Path(__file__).parents[2] / "configs/vae/train/phantom.yaml"
+        arguments = yaml.safe_load(path.read_text())["model"]["init_args"]["autoencoder"]["init_args"]
+        adapter = DiffusersAutoencoder(**arguments, seed=0)
         assert (adapter.downsampling, adapter.latent_channels) == (4, 4)
         assert adapter.decode(adapter.encode(picture(16, 1)).mean).shape == (1, 3, 16, 16)
+
+
+def test_importing_the_adapters_does_not_import_diffusers_or_timm():
+    """They cost seconds, also where a user's own model takes their place."""
+    code = (
+        "import sys, layerscope.models.autoencoders, layerscope.models.teachers; "
+        "sys.exit(any(name in sys.modules for name in ('diffusers', 'timm', 'transformers')))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

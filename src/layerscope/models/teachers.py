@@ -147,6 +147,9 @@ class TimmTeacher(nn.Module):
             logits: Tensor = self.model.forward_head(last)  # type: ignore[operator]
             return logits.float(), embedding
         with torch.autocast(embedding.device.type, enabled=False):
+            if head.weight.dtype == torch.float32:
+                return head(embedding), embedding
+            # Lightning's bf16-true converts every weight, ours included.
             weights = {name: value.float() for name, value in head.named_parameters()}
             logits = torch.func.functional_call(head, weights, (embedding,))
         return logits, embedding
