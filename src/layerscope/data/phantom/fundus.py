@@ -40,9 +40,9 @@ class LesionKind:
 
 
 LESIONS = (
-    LesionKind("microaneurysm", "Microaneurysm", "vascular", 2, (4, 9), (0.22, 0.02, 0.04), (0.65, 1.0), 0.4, 0.0),
+    LesionKind("microaneurysm", "Microaneurysm", "vascular", 2, (6, 10), (0.22, 0.02, 0.04), (0.85, 1.0), 0.4, 0.0),
     LesionKind("hard_exudate", "Hard exudate", "lipid", 4, (2, 6), (1.0, 0.9, 0.48), (0.3, 0.75), 0.25, 0.15),
-    LesionKind("haemorrhage", "Haemorrhage", "vascular", 8, (1, 4), (0.26, 0.03, 0.04), (0.5, 0.9), 0.25, 0.18),
+    LesionKind("haemorrhage", "Haemorrhage", "vascular", 8, (2, 4), (0.26, 0.03, 0.04), (0.55, 0.9), 0.25, 0.18),
     LesionKind("cotton_wool_spot", "Cotton-wool spot", "ischaemia", 16, (1, 3), (0.97, 0.9, 0.7), (0.2, 0.6), 0.6, 0.1),
     LesionKind("atrophy", "Geographic atrophy", "atrophy", 32, (1, 1), (0.98, 0.72, 0.42), (0.2, 0.6), 0.12, 0.15),
 )  # fmt: skip
