@@ -109,6 +109,23 @@ class TestContract:
         assert not torch.equal(means[0], means[2])
 
 
+def test_failed_save_leaves_the_old_folder(saved_autoencoders, tmp_path, monkeypatch):
+    adapter = DiffusersAutoencoder(source=str(saved_autoencoders["kl_sd15"].folder))
+    adapter.save(tmp_path / "vae")
+    before = {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()}
+    assert set(before) == {"config.json", "diffusion_pytorch_model.safetensors"}
+
+    def full_disk(path):
+        (Path(path) / "config.json").write_text("{")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(adapter.model, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        adapter.save(tmp_path / "vae")
+    assert {path.name: path.read_bytes() for path in (tmp_path / "vae").iterdir()} == before
+    assert [path.name for path in tmp_path.iterdir()] == ["vae"]
+
+
 class TestQuirks:
     """What diffusers' forward does and ours must not."""
 

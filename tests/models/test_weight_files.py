@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import save_file
 
 from layerscope.errors import WeightsError
-from layerscope.models.weight_files import key_mismatch, name_keys, read_tensors
+from layerscope.models.weight_files import key_mismatch, name_keys, read_tensors, write_tensors
 
 
 def test_containers_are_unpacked(tmp_path):
@@ -25,6 +25,27 @@ def test_containers_are_unpacked(tmp_path):
         assert list(read_tensors(path)) == ["a"]
     save_file(weights, tmp_path / "a.safetensors")
     assert torch.equal(read_tensors(tmp_path / "a.safetensors")["a"], torch.ones(2))
+
+
+def test_safetensors_are_known_by_content(tmp_path):
+    save_file({"a": torch.ones(2)}, tmp_path / "weights")
+    assert list(read_tensors(tmp_path / "weights")) == ["a"]
+
+
+def test_written_whole_or_not_at_all(tmp_path, monkeypatch):
+    shared = torch.arange(6.0).view(2, 3)
+    write_tensors(tmp_path / "new" / "w.safetensors", {"a": shared.T, "b": shared})
+    assert torch.equal(read_tensors(tmp_path / "new" / "w.safetensors")["a"], shared.T)
+
+    def full_disk(tensors, path):
+        path.write_bytes(b"half")
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("safetensors.torch.save_file", full_disk)
+    with pytest.raises(OSError, match="No space left"):
+        write_tensors(tmp_path / "new" / "w.safetensors", {"a": torch.zeros(1)})
+    assert [path.name for path in (tmp_path / "new").iterdir()] == ["w.safetensors"]
+    assert list(read_tensors(tmp_path / "new" / "w.safetensors")) == ["a", "b"]
 
 
 def test_unusable_files(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -148,8 +150,13 @@ class DiffusersAutoencoder(nn.Module):
         return z / factor + shift
 
     def save(self, path: str | Path) -> None:
-        """Writes a diffusers folder, which ``source`` reads."""
-        self.model.save_pretrained(path)  # type: ignore[operator]
+        """Writes a diffusers folder, which ``source`` reads; each file whole or not at all."""
+        path = Path(path)
+        path.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as partial:
+            self.model.save_pretrained(partial)  # type: ignore[operator]
+            for file in Path(partial).iterdir():
+                os.replace(file, path / file.name)
 
     @property
     def _dtype(self) -> torch.dtype:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors
+from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors, write_tensors
 from layerscope.types import TeacherFeatures
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -131,11 +131,8 @@ class TimmTeacher(nn.Module):
         return x.to(next(self.model.parameters()).dtype)
 
     def save(self, path: str | Path) -> None:
-        """Writes the weights as safetensors, which ``checkpoint`` reads."""
-        from safetensors.torch import save_model
-
-        Path(path).parent.mkdir(parents=True, exist_ok=True)
-        save_model(self.model, str(path))
+        """Writes the weights as one safetensors file, whole or not at all, which ``checkpoint`` reads."""
+        write_tensors(path, self.model.state_dict())
 
     def _judge(self, last: Tensor) -> tuple[Tensor, Tensor]:
         """Logits and embedding from the last feature map, the last layer in float32 also under autocast."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -19,8 +20,8 @@ CONTAINERS = ("state_dict", "model_state_dict", "model", "weights")
 def read_tensors(path: str | Path) -> dict[str, Tensor]:
     """The tensors of a file of weights, on the CPU, in the stored precision.
 
-    ``.safetensors`` is read as such, everything else as a torch file with ``weights_only=True``. Checkpoints that
-    keep the weights under ``state_dict``, ``model_state_dict``, ``model`` or ``weights`` are unpacked.
+    safetensors are recognised by suffix or content, everything else is a torch file, read with ``weights_only=True``.
+    Checkpoints that keep the weights under ``state_dict``, ``model_state_dict``, ``model`` or ``weights`` are unpacked.
 
     Args:
         path: the file.
@@ -33,7 +34,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"The file of weights {path} {_what_instead(path)}. Check the path (it is relative to {Path.cwd()})."
         )
-    content: Any = _read_safetensors(path) if path.suffix == ".safetensors" else _read_torch(path)
+    content: Any = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
     while isinstance(content, Mapping):
         inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
@@ -57,6 +58,29 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 def _what_instead(path: Path) -> str:
     return "is a directory" if path.is_dir() else "does not exist"
+
+
+def _is_safetensors(path: Path) -> bool:
+    """By suffix, or by content: the length of a JSON header in 8 bytes, then the header's brace."""
+    if path.suffix == ".safetensors":
+        return True
+    with path.open("rb") as file:
+        return file.read(9)[8:] == b"{"
+
+
+def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
+    """Writes safetensors, whole or not at all; directories are made."""
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        # Copies, because safetensors refuses tensors that share memory.
+        save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, partial)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
