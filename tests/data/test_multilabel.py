@@ -9,9 +9,11 @@ from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
 import layerscope.data.multilabel as multilabel
+from layerscope.data.locate import find_data_file
 from layerscope.data.multilabel import MultilabelImages
 from layerscope.data.phantom.write import write_phantom
 from layerscope.data.sampler import UnrepeatedDistributedSampler
+from layerscope.data.schema import load_label_schema
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.protocols import LabelledData
 
@@ -232,3 +234,32 @@ def test_an_error_in_a_worker_still_names_the_file(tmp_path: Path) -> None:
         next(iter(module.val_dataloader()))
     with pytest.raises(DataError, match=r"1\.png is empty"):
         next(iter(data(tmp_path, num_workers=1).val_dataloader()))
+
+
+def test_files_are_found_in_root_then_here_then_among_the_shipped(
+    phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "labels.csv").write_text("nonsense")
+    module = MultilabelImages(str(phantom), "schema.yaml", "labels.csv")
+    assert module.dataset("train").ids
+    with pytest.raises(
+        DataError, match=r"table is other\.csv, which does not exist \(looked for .*phantom/other\.csv and"
+    ):
+        MultilabelImages(str(phantom), "schema.yaml", "other.csv")
+    (tmp_path / "other.csv").write_text((phantom / "labels.csv").read_text())
+    assert MultilabelImages(str(phantom), "schema.yaml", "other.csv").dataset("val").ids
+    with pytest.raises(DataError, match=r"labels\.csv lacks columns .*configs/labels/fundus_phantom\.yaml"):
+        MultilabelImages(str(phantom), "configs/labels/fundus_phantom.yaml", str(phantom / "labels.csv"))
+
+
+@pytest.mark.parametrize("name", ["example", "fundus_phantom", "proposed_schema"])
+def test_shipped_schemas_are_read(name: str) -> None:
+    labels = load_label_schema(find_data_file(f"configs/labels/{name}.yaml", ".", "schema")).label_set()
+    assert len(labels) == {"example": 4, "fundus_phantom": 5, "proposed_schema": 20}[name]
+
+
+def test_the_shipped_schema_of_the_fundus_phantom_is_the_written_one(tmp_path: Path) -> None:
+    root = write_phantom(tmp_path / "phantom", n=12, size=32)
+    shipped = load_label_schema(find_data_file("configs/labels/fundus_phantom.yaml", ".", "schema"))
+    assert shipped.labels == load_label_schema(root / "schema.yaml").labels

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, Dataset, Sampler
 from torch.utils.data.distributed import DistributedSampler
 
 from layerscope.data.images import ResizeFilter, read_image
+from layerscope.data.locate import find_data_file
 from layerscope.data.sampler import UnrepeatedDistributedSampler, rank_and_world
 from layerscope.data.schema import load_label_schema
 from layerscope.data.table import SplitRecords, read_data_table
@@ -115,7 +116,8 @@ class MultilabelImages(LightningDataModule):
 
     Args:
         root: directory that relative image paths start from.
-        schema: label schema, YAML.
+        schema: label schema, YAML. This and the next two are looked for in ``root``, then in the working directory,
+            then among the files shipped with layerscope.
         table: CSV with ``id, path, split, group`` and one column per label.
         split_file: YAML with the ids or paths of train, val and test; replaces the table's ``split`` column.
         image_size: side in pixels of the square that images are resized to; None keeps their size.
@@ -185,8 +187,13 @@ class MultilabelImages(LightningDataModule):
         self.limit = limit
         self.size_multiple = size_multiple
         self.seed = seed
-        self.schema = load_label_schema(schema)
-        self.table = read_data_table(self.root, self.schema, table, split_file)
+        self.schema = load_label_schema(find_data_file(schema, root, "schema"))
+        self.table = read_data_table(
+            self.root,
+            self.schema,
+            None if table is None else find_data_file(table, root, "table"),
+            None if split_file is None else find_data_file(split_file, root, "split_file"),
+        )
         self._datasets: dict[str, LabelledImages] = {}
         self._hashes: dict[str, str] = {}
 
