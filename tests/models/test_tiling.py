@@ -8,6 +8,9 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
 from layerscope.models.autoencoders import DiffusersAutoencoder
+from layerscope.models.tiling import tiling_difference
+
+pytestmark = pytest.mark.filterwarnings("ignore:tiling changes every pixel")
 
 
 def away_from_borders(length: int, borders: list[int], radius: int) -> Tensor:
@@ -85,6 +88,27 @@ def test_shapes_of_many_tiles(saved_autoencoders, name):
         mean = tiled.encode(torch.zeros(1, 3, height, width)).mean
         assert mean.shape[-2:] == (height // 2, width // 2)
         assert tiled.decode(mean).shape == (1, 3, height, width)
+
+
+def test_difference_is_measured_and_warned_of(saved_autoencoders):
+    folders = {name: str(saved.folder) for name, saved in saved_autoencoders.items()}
+    with pytest.warns(UserWarning, match=r"AutoencoderKL decodes.*larger than 32 pixels.*tiling_difference"):
+        tiled = DiffusersAutoencoder(source=folders["kl_sd15"], tiling=True, tile_size=32).eval()
+    whole = DiffusersAutoencoder(source=folders["kl_sd15"]).eval()
+    image = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    with torch.no_grad():
+        error = tiled.decode(tiled.encode(image).mean) - whole.decode(whole.encode(image).mean)
+    expected = [20 * torch.log10(2 / one.square().mean().sqrt()) for one in error]
+    torch.testing.assert_close(tiling_difference(tiled, image), torch.stack(expected))
+    assert tiled.model.use_tiling
+    assert tiling_difference(tiled, image[..., :32, :32]).isinf().all()
+    with pytest.raises(ConfigurationError, match="built with tiling: true"):
+        tiling_difference(whole, image)
+
+
+def test_purely_local_model_is_not_warned_of(saved_autoencoders, recwarn):
+    DiffusersAutoencoder(source=str(saved_autoencoders["tiny"].folder), tiling=True)
+    assert not [warning for warning in recwarn if "tiling" in str(warning.message)]
 
 
 def test_refusals(saved_autoencoders):

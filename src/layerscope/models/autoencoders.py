@@ -36,8 +36,8 @@ class DiffusersAutoencoder(nn.Module):
             ``ddconfig``.
         architecture: a diffusers JSON (path, or its content as a mapping): random weights.
         dtype: precision of the weights and the computation.
-        tiling: encode and decode large images in overlapping tiles; see ``layerscope.models.tiling`` for what that
-            changes.
+        tiling: encode and decode large images in overlapping tiles. Only AutoencoderTiny's answer stays the same (to
+            1e-5, away from seams); ``layerscope.models.tiling`` says by how much the others' changes.
         tile_size: side of a tile in pixels; by default the model's own (``sample_size``, or 512).
         seed: of random weights; None draws from torch's global generator.
         initial_logvar: where the posterior's log-variance starts; for random AutoencoderKL only. -6 lets a small VAE

@@ -1,19 +1,31 @@
 """Encoding and decoding large images in overlapping tiles, and what that changes.
 
 A tile is computed as if it were a whole image. Hence a tiled result equals the untiled one only where a model is
-purely local. AutoencoderTiny is: it has neither normalisation nor attention, and away from seams (farther than its
-receptive field from any tile's border) both are equal to rounding. AutoencoderKL and AutoencoderDC are not: group
-norm takes its statistics over the tile, and attention sees the tile only, so every pixel may change. The change is
-small where tiles look alike and large where they do not; use tiling where memory forces it, and compare one image.
+purely local:
+
+- AutoencoderTiny is: it has neither normalisation nor attention. Farther from every border of a tile than its
+  receptive field, tiled and untiled differ by at most 1e-5 (rounding).
+- AutoencoderKL and AutoencoderDC are not: normalisation takes its statistics over the tile, and attention sees the
+  tile only, so that every pixel changes and no bound holds in general. With both taken out they too are equal to 1e-5.
+  Measured on an AutoencoderKL of (16, 32, 32) channels trained on the fundus phantom: the tiled decode is 23 dB from
+  the untiled one where the image's side is twice the tile's, 19 dB where it is four times. That is the size of a
+  reconstruction error, and would be blamed on the model: do not diagnose with tiles what fits into memory without.
+
+``tiling_difference`` measures it for a model and images of one's own.
 """
 
 from __future__ import annotations
 
-from typing import Any
+import warnings
+from typing import TYPE_CHECKING, Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from layerscope.models.autoencoders import DiffusersAutoencoder
 
 
 def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) -> None:
@@ -23,6 +35,9 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
         model: AutoencoderKL, AutoencoderTiny or AutoencoderDC.
         downsampling: pixels per latent position.
         tile_size: side of a tile in pixels; None keeps the model's own.
+
+    Warns:
+        UserWarning: for a model that is not purely local, whose every pixel tiles change.
 
     Raises:
         ConfigurationError: the model cannot tile, or the tile size does not fit its downsampling.
@@ -52,6 +67,36 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
             switch.enable_tiling(size, size, stride, stride)
         case name:
             raise ConfigurationError(f"diffusers has no tiling for {name}. Set tiling: false.")
+    if type(model).__name__ != "AutoencoderTiny":
+        warnings.warn(
+            f"tiling changes every pixel that a {type(model).__name__} decodes from an image larger than {size} "
+            "pixels, because normalisation and attention see a tile only. Measure it with "
+            "layerscope.models.tiling.tiling_difference, or set tiling: false.",
+            stacklevel=3,
+        )
+
+
+@torch.no_grad()
+def tiling_difference(autoencoder: DiffusersAutoencoder, image: Tensor) -> Tensor:
+    """How far the tiled decode of the (tiled) encoding lies from the same without tiles.
+
+    Args:
+        autoencoder: built with ``tiling=True``; left as it was.
+        image: (B, 3, H, W) in [-1, 1].
+
+    Returns:
+        (B,) PSNR in dB between both reconstructions, for a range of 2; higher is better, infinite where equal.
+    """
+    switch: Any = autoencoder.model
+    if not getattr(switch, "use_tiling", False):
+        raise ConfigurationError("tiling_difference needs an autoencoder that was built with tiling: true.")
+    tiled = autoencoder.decode(autoencoder.encode(image).mean)
+    switch.use_tiling = False
+    try:
+        whole = autoencoder.decode(autoencoder.encode(image).mean)
+    finally:
+        switch.use_tiling = True
+    return 10 * torch.log10(4 / (tiled - whole).square().flatten(1).mean(1))
 
 
 def _check_multiple(size: int, step: int) -> None:
