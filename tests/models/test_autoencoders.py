@@ -208,6 +208,9 @@ class TestArguments:
             (str(listed), "holds a list"),
             ({"_class_name": "UNet2DModel"}, "UNet2DModel.*knows AutoencoderKL"),
             (config | {"latent_chanels": 4}, "does not know: latent_chanels"),
+            (config | {"down_block_types": ["DownEncoderBlock2D"]}, "lists of one length"),
+            ({"block_out_channels": [32, 64]}, "lists of one length"),
+            ({"block_out_channels": 32}, "lists of one length"),
             (config | {"norm_num_groups": 5}, "does not describe an? AutoencoderKL.*divisible"),
         ):
             with pytest.raises(ConfigurationError, match=said):

@@ -247,10 +247,13 @@ class TestRandomInit:
         other.write_text("model: {params: {}}")
         lacking = tmp_path / "lacking.yaml"
         lacking.write_text("ddconfig: {ch: 32}")
+        odd = tmp_path / "odd.yaml"
+        odd.write_text("ddconfig: {ch: a, ch_mult: 3, num_res_blocks: 2, z_channels: q}")
         for path, said in (
             (tmp_path / "none.yaml", "does not exist"),
             (broken, "no YAML"),
             (other, "has no ddconfig"),
+            (odd, "needs positive whole numbers"),
             (lacking, "lacks ch_mult, num_res_blocks, z_channels"),
         ):
             with pytest.raises(ConfigurationError, match=said):

@@ -66,6 +66,13 @@ def test_other_class(folder):
         DiffusersAutoencoder(source=str(folder))
 
 
+@pytest.mark.parametrize("content", ["{", "[]", ""])
+def test_config_that_is_none(folder, content):
+    (folder / "config.json").write_text(content)
+    with pytest.raises((WeightsError, ConfigurationError), match=r"config\.json"):
+        DiffusersAutoencoder(source=str(folder))
+
+
 def test_half_precision_files_are_computed_in_float32(folder, kl):
     edit(folder, lambda tensors: tensors.update({key: value.half() for key, value in tensors.items()}))
     adapter = DiffusersAutoencoder(source=str(folder))

@@ -77,6 +77,14 @@ def read_ldm_config(path: str | Path) -> LdmConfig:
     if missing := [key for key in ("ch", "ch_mult", "num_res_blocks", "z_channels") if key not in ddconfig]:
         raise ConfigurationError(f"The ddconfig of {path} lacks {', '.join(missing)}.")
     embed_dim, n_embed = _first(levels, "embed_dim"), _first(levels, "n_embed")
+    numbers = [ddconfig["ch"], ddconfig["num_res_blocks"], ddconfig["z_channels"], ddconfig.get("resolution", 256)]
+    numbers += [value for value in (embed_dim, n_embed) if value is not None]
+    numbers += ddconfig["ch_mult"] if isinstance(ddconfig["ch_mult"], list) else [None]
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        raise ConfigurationError(
+            f"The ddconfig of {path} needs positive whole numbers for ch, num_res_blocks, z_channels, resolution, "
+            f"embed_dim and n_embed, and a list of them for ch_mult; found {dict(ddconfig)}."
+        )
     _check_representable(path, ddconfig, is_vq=n_embed is not None)
     multipliers = list(ddconfig["ch_mult"])
     resolution = int(ddconfig.get("resolution", 256))

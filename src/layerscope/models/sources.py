@@ -46,6 +46,7 @@ def build_random(architecture: str | Path | Mapping[str, Any], seed: int | None)
             f"{where} has arguments that {name} does not know: {name_keys(strangers)}. diffusers would ignore them "
             f"silently; it knows {', '.join(sorted(known - {'self'}))}."
         )
+    _check_levels(name, arguments, where)
     with seeded(seed):
         try:
             model: nn.Module = model_class.from_config(config)
@@ -82,7 +83,7 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
         extra["local_files_only"] = True
     with _explained(where, local):
         config = diffusers_class("AutoencoderKL").load_config(place, **extra)
-    name = config.get("_class_name")
+    name = config.get("_class_name") if isinstance(config, Mapping) else None
     if name not in CLASSES:
         raise ConfigurationError(
             f"{where}/{CONFIG_NAME} names the class {name!r}; layerscope knows {', '.join(CLASSES)}. Any other "
@@ -165,6 +166,21 @@ def _read_json(path: str | Path) -> tuple[dict[str, Any], str]:
     if not isinstance(config, dict):
         raise ConfigurationError(f"The architecture {path} holds a {type(config).__name__}, not a JSON object.")
     return config, str(path)
+
+
+def _check_levels(name: str, arguments: Mapping[str, Any], where: str) -> None:
+    """diffusers builds an AutoencoderKL or VQModel of unequal lists without a word; it fails at the first image."""
+    if name not in ("AutoencoderKL", "VQModel"):
+        return
+    signature = inspect.signature(diffusers_class(name).__init__).parameters
+    names = ("block_out_channels", "down_block_types", "up_block_types")
+    lists = [arguments.get(key, signature[key].default) for key in names]
+    counts = [len(one) if isinstance(one, (list, tuple)) else None for one in lists]
+    if None in counts or len(set(counts)) > 1:
+        raise ConfigurationError(
+            f"{where} must give the {name}'s {', '.join(names)} as lists of one length, one entry for each level; "
+            f"found {', '.join(map(str, lists))}."
+        )
 
 
 def _check_folder(folder: Path, subfolder: str | None) -> None:
