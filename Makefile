@@ -28,7 +28,7 @@ demo: install
 	$(BIN)/layerscope demo
 
 test: lint
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal --durations 15
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile --durations 15
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .

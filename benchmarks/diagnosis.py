@@ -35,7 +35,9 @@ def main(images: int = 192, turns: int = 3) -> None:
                 found.append(json.loads(out.splitlines()[-1]))
     best = {side: min(found, key=lambda r: r["seconds"]) for side, found in results.items()}
     peak = {side: sorted(r["peak_mb"] for r in found)[len(found) // 2] for side, found in results.items()}
-    print(f"{int(best['bare']['images'])} images of 128 px, {int(best['bare']['decodes'])} decodes each, best of {turns}")
+    print(
+        f"{int(best['bare']['images'])} images of 128 px, {int(best['bare']['decodes'])} decodes each, best of {turns}"
+    )
     for side in results:
         rates = ", ".join(f"{r['seconds']:.1f}" for r in results[side])
         print(f"{side}: {best[side]['seconds']:.2f} s (turns: {rates}), peak memory {peak[side]:.0f} MB")
@@ -70,7 +72,11 @@ def _data(data: Path) -> Any:
     from layerscope.data.multilabel import MultilabelImages
 
     return MultilabelImages(
-        root=str(data), table=str(data / "labels.csv"), schema=str(data / "schema.yaml"), batch_size=16, eval_split="test"
+        root=str(data),
+        table=str(data / "labels.csv"),
+        schema=str(data / "schema.yaml"),
+        batch_size=16,
+        eval_split="test",
     )
 
 
@@ -127,7 +133,12 @@ def _loop(data: Path) -> dict[str, float]:
         enable_model_summary=False,
         use_distributed_sampler=False,
         # The clock stops before the report: the loop, with reading, noise, controls, tables and worst samples.
-        callbacks=[Clock(), WorstSamples(8), BottleneckReport(), RunFolder(open_run_directory(data.parent / "run", True))],
+        callbacks=[
+            Clock(),
+            WorstSamples(8),
+            BottleneckReport(),
+            RunFolder(open_run_directory(data.parent / "run", True)),
+        ],
     )
     trainer.test(task, datamodule=module, verbose=False)
     return {"seconds": clock["ended"] - clock["begun"], "report_seconds": time.perf_counter() - clock["ended"]}

@@ -32,3 +32,12 @@ class NumericalError(LayerscopeError):
 
 class ArtifactError(LayerscopeError):
     """A run directory that cannot be written, read or trusted."""
+
+
+def explained_cause(error: BaseException | None) -> LayerscopeError | None:
+    """The error of ours in the chain of causes: jsonargparse buries what a constructor raised under its own text."""
+    while error is not None:
+        if isinstance(error, LayerscopeError):
+            return error
+        error = error.__cause__ or error.__context__
+    return None

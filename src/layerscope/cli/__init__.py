@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from layerscope import __version__
-from layerscope.errors import ConfigurationError, LayerscopeError
+from layerscope.errors import ConfigurationError, LayerscopeError, explained_cause
 
 _HELP = """\
 usage: layerscope VERB [options]
@@ -113,6 +113,9 @@ def _guarded(run: Callable[[], int], options: GlobalOptions) -> int:
     except Exception as error:
         if options.debug:
             raise
+        if (cause := explained_cause(error)) is not None:
+            _print_error(str(cause))
+            return cause.exit_status
         first_line = str(error).strip().split("\n\n")[0]
         _print_error(f"{type(error).__name__}: {first_line} (run again with --debug for the traceback)")
         return LayerscopeError.exit_status

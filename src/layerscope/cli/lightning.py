@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from layerscope.artifacts import RunDirectory, open_run_directory
 from layerscope.callbacks.run_folder import RunFolder
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, explained_cause
 
 # What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
 _TRUSTED = ["layerscope", "lightning", "torch", "torchmetrics", "torchvision", "timm", "diffusers", "transformers"]
@@ -86,7 +86,7 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     try:
         cli.run(verb, [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)])
     except ArgumentError as error:
-        raise ConfigurationError(_readable(str(error))) from error
+        raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
     except SIGTERMException:
         return 143
     except SystemExit as stop:
