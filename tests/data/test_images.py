@@ -100,6 +100,37 @@ def test_16_bit_tiff_keeps_its_lower_bytes(
     torch.testing.assert_close(read_image(tmp_path / "a.tif"), expected(rgb, 65535), atol=1e-6, rtol=0)
 
 
+def test_16_bit_rgba_tiff_is_composited_in_16_bits(tmp_path: Path) -> None:
+    import tifffile
+
+    samples = wide(4)
+    tifffile.imwrite(tmp_path / "a.tif", samples, photometric="rgb", extrasamples=["unassalpha"])
+    exact = samples[..., :3] / 65535 * (samples[..., 3:] / 65535)
+    torch.testing.assert_close(read_image(tmp_path / "a.tif"), expected(exact, 1), atol=1e-6, rtol=0)
+
+
+def test_16_bit_tiff_of_separate_planes_is_refused(tmp_path: Path) -> None:
+    import tifffile
+
+    planes = wide(3).transpose(2, 0, 1)
+    tifffile.imwrite(tmp_path / "a.tif", planes, photometric="rgb", planarconfig="separate")
+    with pytest.raises(DataError, match=r"a\.tif"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_grey_with_alpha(tmp_path: Path) -> None:
+    grey, alpha = RETINA[..., 0], RETINA[..., 1]
+    Image.fromarray(np.dstack([grey, alpha]), mode="LA").save(tmp_path / "a.png")
+    product = (grey / 255 * (alpha / 255))[..., None].repeat(3, axis=2)
+    torch.testing.assert_close(read_image(tmp_path / "a.png"), expected(product, 1), atol=1e-6, rtol=0)
+
+
+def test_of_several_pages_the_first_is_read(tmp_path: Path) -> None:
+    first, second = Image.fromarray(RETINA), Image.fromarray(255 - RETINA)
+    first.save(tmp_path / "a.tif", save_all=True, append_images=[second])
+    torch.testing.assert_close(read_image(tmp_path / "a.tif"), expected(RETINA), atol=1e-6, rtol=0)
+
+
 def test_grey_and_black_and_white_are_repeated_over_the_channels(tmp_path: Path) -> None:
     grey = RETINA[..., 1]
     Image.fromarray(grey).save(tmp_path / "grey.png")

@@ -92,16 +92,18 @@ def write_phantom(
             raise ConfigurationError(f"There is no phantom of kind {kind!r}: expected exact or fundus.")
     _check_free(out, overwrite)
     try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        stage = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        target = out.resolve()
+        target.parent.mkdir(parents=True, exist_ok=True)
+        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
         try:
+            stage = workspace / "new"
+            stage.mkdir()
             _write(stage, phantom, n, seed, um_per_px, progress)
-            stage.chmod(0o755)
-            if out.exists():
-                shutil.rmtree(out)
-            stage.rename(out)
+            if target.exists():
+                target.rename(workspace / "old")
+            stage.rename(target)
         finally:
-            shutil.rmtree(stage, ignore_errors=True)
+            shutil.rmtree(workspace, ignore_errors=True)
     except OSError as error:
         raise DataError(
             f"The phantom could not be written to {out} ({error.strerror or error}). Nothing was left behind; free "
