@@ -62,7 +62,7 @@ def test_only_models_know_the_model_libraries() -> None:
 def test_help_artifacts_and_report_load_no_torch() -> None:
     for statement in (
         "from layerscope.cli import main; main(['--help']); main(['--version'])",
-        "import layerscope.artifacts, layerscope.report.bottleneck, layerscope.report.bottleneck_figures",
+        "import layerscope.artifacts, layerscope.report.bottleneck, layerscope.report.figures_bottleneck",
     ):
         code = f"import sys; {statement}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
