@@ -3,6 +3,8 @@
 import csv
 import errno
 import json
+import subprocess
+import sys
 import time
 from collections import defaultdict
 from pathlib import Path
@@ -221,3 +223,11 @@ def test_no_clock_enters_the_files(tmp_path: Path) -> None:
     second = write_phantom(tmp_path / "b", n=12, size=32)
     for path in sorted(first.rglob("*.*")):
         assert path.read_bytes() == (second / path.relative_to(first)).read_bytes()
+
+
+def test_help_of_the_command_loads_nothing_heavy() -> None:
+    code = (
+        "import sys; from layerscope.cli import main; main(['phantom', '--help']); "
+        "sys.exit(bool({'numpy', 'torch', 'PIL', 'scipy'} & set(sys.modules)))"
+    )
+    assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0
