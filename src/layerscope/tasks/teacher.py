@@ -179,7 +179,7 @@ class TeacherTraining(LightningModule):
         self.log("val/auroc", macro(auroc(*columns))[0], prog_bar=True)
 
     def on_test_start(self) -> None:
-        check_label_count(self.teacher(self.trainer).labels)
+        check_label_count(self.teacher, labelled_data(self.trainer).labels)
         self.thresholds = search_on_val(self, self.teacher)
 
     def on_test_epoch_start(self) -> None:
