@@ -75,7 +75,7 @@ def test_spreadsheet_exports_are_understood(tmp_path: Path, schema: LabelSchema)
         ("x1,1.png,train,,1,0\n", "row 2: the group of 'x1' is empty"),
         ("x1,,train,p1,1,0\n", "row 2: the path of 'x1' is empty"),
         ("x1,1.png,train,p1,1\n", "row 2: 5 cells, but the header names 6 columns"),
-        ("x1,1.png,train,p1,1,0\nx2,2.png,val,p1,1,0\n", r"1 groups \(patients\) .*: p1 \(train, val\)\."),
+        ("x1,1.png,train,p1,1,0\nx2,2.png,val,p1,1,0\n", r"1 group \(patient\) .*: p1 \(train: x1, val: x2\)\."),
         ('x1,"1.png,train,p1,1,0\n', "cannot be read as CSV"),
     ],
 )
@@ -125,7 +125,7 @@ def test_empty_split_and_missing_files(tmp_path: Path, schema: LabelSchema) -> N
 
 def test_many_crossing_patients_are_listed_up_to_ten(tmp_path: Path, schema: LabelSchema) -> None:
     rows = "".join(f"x{p}{s},1.png,{s},p{p:02d},0,0\n" for p in range(12) for s in ("train", "val", "test"))
-    with pytest.raises(DataError, match=r"^12 groups .*p00 \(test, train, val\).*; and 2 more\."):
+    with pytest.raises(DataError, match=r"^12 groups .*p00 \(train: x0train, val: x0val, test: x0test\).*; and 2 more\."):
         read(tmp_path, schema, rows)
 
 

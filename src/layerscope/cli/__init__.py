@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import re
 import sys
 import textwrap
 from collections.abc import Callable, Sequence
@@ -103,7 +104,7 @@ def _guarded(run: Callable[[], int], options: GlobalOptions) -> int:
     except LayerscopeError as error:
         if options.debug:
             raise
-        _print_error(str(error))
+        _print_error(_told(error))
         return error.exit_status
     except KeyboardInterrupt:
         _print_error("Stopped by Ctrl-C. No result was written.")
@@ -114,11 +115,20 @@ def _guarded(run: Callable[[], int], options: GlobalOptions) -> int:
         if options.debug:
             raise
         if (cause := explained_cause(error)) is not None:
-            _print_error(str(cause))
+            _print_error(_told(cause))
             return cause.exit_status
-        first_line = str(error).strip().split("\n\n")[0]
+        first_line = _told(error).strip().split("\n\n")[0]
         _print_error(f"{type(error).__name__}: {first_line} (run again with --debug for the traceback)")
         return LayerscopeError.exit_status
+
+
+def _told(error: Exception) -> str:
+    """What the error says; from a worker process of a DataLoader it comes with that process's traceback around it."""
+    text = str(error)
+    if not text.startswith("Caught ") or "Original Traceback" not in text:
+        return text
+    started = list(re.finditer(rf"^(?:[\w.]+\.)?{re.escape(type(error).__name__)}: ", text, flags=re.MULTILINE))
+    return text[started[-1].end() :] if started else text.strip().splitlines()[-1]
 
 
 def _split_global_options(argv: list[str]) -> tuple[GlobalOptions, list[str]]:

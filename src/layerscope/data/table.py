@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Literal, get_args
@@ -336,19 +336,24 @@ def _folder(root: Path, split: str) -> list[Path]:
 
 
 def _check_groups(splits: dict[str, list[Record]], source: str) -> None:
-    places: dict[str, set[str]] = defaultdict(set)
+    places: dict[str, dict[str, Record]] = defaultdict(dict)
     for split, records in splits.items():
         for record in records:
             if record.group:
-                places[record.group].add(split)
-    crossing = {group: sorted(found) for group, found in places.items() if len(found) > 1}
+                places[record.group].setdefault(split, record)
+    crossing = {group: found for group, found in places.items() if len(found) > 1}
     if crossing:
+        are = "group (patient) of {} is" if len(crossing) == 1 else "groups (patients) of {} are"
         raise DataError(
-            f"{len(crossing)} groups (patients) of {source} are in more than one split: {_listed(crossing.items())}. "
-            "Images of one patient must stay together, or the judgement is too favourable: move them into one split."
+            f"{len(crossing)} {are.format(source)} in more than one split: {_listed(crossing)}. Images of one patient "
+            "must stay together, or the judgement is too favourable: move them into one split."
         )
 
 
-def _listed(crossing: Iterable[tuple[str, Sequence[str]]], limit: int = 10) -> str:
-    named = [f"{group} ({', '.join(found)})" for group, found in crossing]
+def _listed(crossing: Mapping[str, Mapping[str, Record]], limit: int = 10) -> str:
+    """Each group with the first image of it in each split: ``p007 (train: a_left, test: a_right)``."""
+    named = [
+        f"{group} ({', '.join(f'{split}: {record.id}' for split, record in found.items())})"
+        for group, found in crossing.items()
+    ]
     return "; ".join(named[:limit]) + (f"; and {len(named) - limit} more" if len(named) > limit else "")
