@@ -9,7 +9,7 @@ from pathlib import Path
 
 from layerscope.errors import ConfigurationError
 
-IMAGES = 1600
+IMAGES = 1400
 
 
 def main(arguments: list[str]) -> int:
