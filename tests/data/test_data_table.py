@@ -125,7 +125,7 @@ def test_empty_split_and_missing_files(tmp_path: Path, schema: LabelSchema) -> N
 
 def test_many_crossing_patients_are_listed_up_to_ten(tmp_path: Path, schema: LabelSchema) -> None:
     rows = "".join(f"x{p}{s},1.png,{s},p{p:02d},0,0\n" for p in range(12) for s in ("train", "val", "test"))
-    with pytest.raises(DataError, match=r"^12 groups .*p00 \(train: x0train, val: x0val, test: x0test\).*; and 2 more\."):
+    with pytest.raises(DataError, match=r"^12 groups .*p00 \(train: x0train, val: x0val.*; and 2 more\."):
         read(tmp_path, schema, rows)
 
 
@@ -151,7 +151,7 @@ def test_split_file_of_ids_or_paths(tmp_path: Path, schema: LabelSchema) -> None
         ("train: x1", "train must be a list of ids or paths, got 'x1'"),
         ("train: [x9]", r"splits\.yaml, train, entry 1: 'x9' is neither an id nor a path of "),
         ("train: [x1]\ntest: [x2, 1.png]", r"test, entry 2: '1\.png' is listed twice, first in .*train, entry 1"),
-        ("train: [x3]\ntest: [x4]", r"p3 \(test, train\)"),
+        ("train: [x3]\ntest: [x4]", r"p3 \(train: x3, test: x4\)"),
         ("train: [", "cannot be read as YAML"),
     ],
 )

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import difflib
+import inspect
 import logging
 import os
+import re
 import shutil
+import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
@@ -12,7 +16,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import yaml
 from jsonargparse import set_parsing_settings
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
@@ -48,6 +54,10 @@ class LayerscopeCLI(LightningCLI):
         name = config["experiment_name"]
         if Path(name).name != name or name in ("", ".", ".."):
             raise ConfigurationError(f"experiment_name is {name!r}: expected a plain name without slashes.")
+        checkpoint = config.get("ckpt_path")
+        is_file = checkpoint and checkpoint not in ("best", "last", "hpc") and "://" not in str(checkpoint)
+        if is_file and not Path(checkpoint).exists():
+            raise ConfigurationError(f"--ckpt_path {checkpoint} does not exist (relative to {Path.cwd()}).")
         path = Path(config["output_root"]) / name
         self.run_path = path
         self.run_is_new = not path.exists()
@@ -87,6 +97,10 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
         cli.run(verb, [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)])
     except ArgumentError as error:
         raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
+    except MisconfigurationException as error:
+        raise (
+            explained_cause(error) or ConfigurationError(f"Lightning refuses this configuration: {error}")
+        ) from error
     except SIGTERMException:
         return 143
     except SystemExit as stop:
@@ -151,7 +165,7 @@ def _find_config(argument: str, before: str) -> str:
     flag, equals, value = argument.partition("=")
     if before in ("--config", "-c"):
         flag, equals, value = "", "", argument
-    elif flag != "--config":
+    elif flag != "--config" or not equals:
         return argument
     if not Path(value).exists():
         if not shipped(value).exists():
@@ -160,12 +174,40 @@ def _find_config(argument: str, before: str) -> str:
                 f"{shipped('configs')}."
             )
         value = str(shipped(value))
+    _check_yaml(Path(value))
     return f"{flag}{equals}{value}"
 
 
+def _check_yaml(path: Path) -> None:
+    """jsonargparse's message on broken YAML does not name the file."""
+    try:
+        yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigurationError(f"The configuration {path} cannot be read as YAML: {error}.") from error
+
+
+# What jsonargparse says of a value that fits no type of a union: every branch, and itself in Python's notation.
+_NOISE = (
+    r"Does not validate against any of the Union subtypes\s+Subtypes: .*?\s+Errors:\s+-?",
+    r"\s*- Expected a <class 'NoneType'>",
+    r"\s*- Expected a path but \S+ either not accessible or invalid",
+    r"\s*Given value type: <class .*?>(?=\s)",
+    r"\s*Given value: NestedArg\(.*?\)(?=\s|$)",
+)
+
+
 def _readable(message: str) -> str:
-    """jsonargparse's message with the way out of a denied import."""
+    """jsonargparse's message without its noise; with the name a misspelt option is near, and the way out of a denial."""
+    for noise in _NOISE:
+        message = re.sub(noise, "", message, flags=re.DOTALL)
     if "import path denylist" in message or "import_path_allowlist" in message:
         message = message.split("Add the import path to import_path_allowlist")[0]
         message += " Allow it with --allow-import NAME if you trust that module."
+    if unknown := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
+        module, _, name = unknown[1].rpartition(".")
+        accepted = list(inspect.signature(getattr(sys.modules.get(module), name, object)).parameters)
+        near = difflib.get_close_matches(unknown[2], accepted, n=1)
+        message = message.rstrip(". \n") + (
+            f". Did you mean {near[0]}?" if near else f". {name} takes {', '.join(accepted)}." if accepted else "."
+        )
     return message
