@@ -197,7 +197,7 @@ _NOISE = (
 
 
 def _readable(message: str) -> str:
-    """jsonargparse's message without its noise; with the name a misspelt option is near, and the way out of a denial."""
+    """jsonargparse's message without its noise, with the nearest accepted name and the way out of a denial."""
     for noise in _NOISE:
         message = re.sub(noise, "", message, flags=re.DOTALL)
     if "import path denylist" in message or "import_path_allowlist" in message:

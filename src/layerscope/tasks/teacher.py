@@ -90,7 +90,8 @@ class TeacherTraining(LightningModule):
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.augment = augmentation.build()
-        self.register_buffer("_pos_weight", None, persistent=False)
+        # No buffer: it is known only when training starts, and weight averaging has copied the buffers by then.
+        self._pos_weight: Tensor | None = None
         self.scores: ClassifierScores | None = None
         self.thresholds: Thresholds | None = None
 
@@ -112,13 +113,13 @@ class TeacherTraining(LightningModule):
                 target, known = np.asarray(train.targets), np.asarray(train.known)
                 positives = np.maximum((target * known).sum(axis=0), 1)
                 weight = np.maximum(known.sum(axis=0) - positives, 1) / positives
-                self._pos_weight = torch.tensor(weight, dtype=torch.float32, device=self.device)
+                self._pos_weight = torch.tensor(weight, dtype=torch.float32)
             case list():
                 if len(self.pos_weight) != len(data.labels):
                     raise ConfigurationError(
                         f"pos_weight has {len(self.pos_weight)} entries for {len(data.labels)} labels."
                     )
-                self._pos_weight = torch.tensor(self.pos_weight, device=self.device)
+                self._pos_weight = torch.tensor(self.pos_weight, dtype=torch.float32)
             case _:
                 raise ConfigurationError(f"pos_weight is {self.pos_weight!r}: expected a list, balanced or null.")
 
@@ -135,9 +136,8 @@ class TeacherTraining(LightningModule):
 
     def _loss(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Mean over the known labels of the batch; zero where none is known."""
-        elementwise = F.binary_cross_entropy_with_logits(
-            logits.float(), target, reduction="none", pos_weight=self._pos_weight
-        )
+        weight = None if self._pos_weight is None else self._pos_weight.to(logits.device)
+        elementwise = F.binary_cross_entropy_with_logits(logits.float(), target, reduction="none", pos_weight=weight)
         match self.loss:
             case "bce":
                 pass
