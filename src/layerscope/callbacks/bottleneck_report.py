@@ -65,7 +65,7 @@ class BottleneckReport(Callback):
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
             **analysis.summary(),
-            "not_measured": [*task.not_measured(), *analysis.not_measured],
+            "not_measured": _merged(task.not_measured(), analysis.not_measured),
             "noise": task.describe(),
             "thresholds": {
                 "source": scores.threshold_source,
@@ -112,3 +112,9 @@ def _counts(scores: BottleneckScores) -> dict[str, Any]:
 
 def _scalars(verdict: dict[str, Any]) -> dict[str, float]:
     return {f"bottleneck/{key}": value for key, value in verdict.items() if isinstance(value, float)}
+
+
+def _merged(first: list[dict[str, str]], second: list[dict[str, str]]) -> list[dict[str, str]]:
+    """What either names; the task knows the reason better than the scores do."""
+    named = {entry["what"] for entry in first}
+    return [*first, *(entry for entry in second if entry["what"] not in named)]
