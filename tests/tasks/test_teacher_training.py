@@ -84,9 +84,14 @@ STOPPING = {
     "class_path": "lightning.pytorch.callbacks.EarlyStopping",
     "init_args": {"monitor": "val/mAP", "mode": "max", "patience": 5},
 }
-CHECKPOINT = {
+BEST = {
     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-    "init_args": {"filename": "best", "monitor": "val/mAP", "mode": "max", "save_last": True},
+    "init_args": {"filename": "best", "monitor": "val/mAP", "mode": "max", "enable_version_counter": False},
+}
+# Lightning's save_last writes only when the best is written too.
+LAST = {
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"filename": "last", "enable_version_counter": False},
 }
 SUMMARY = {"class_path": "layerscope.callbacks.training.TrainingSummary"}
 
@@ -96,7 +101,7 @@ def fitted(phantom: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run directory of a short training with everything the shipped configurations use."""
     folder = tmp_path_factory.mktemp("fitted")
     config = folder / "fit.yaml"
-    config.write_text(yaml.safe_dump(settings(phantom, [EMA, STOPPING, CHECKPOINT, SUMMARY])))
+    config.write_text(yaml.safe_dump(settings(phantom, [EMA, STOPPING, BEST, LAST, SUMMARY])))
     assert main(["fit", "--debug", "--config", str(config), f"--output_root={folder}", "--experiment_name=run"]) == 0
     return folder / "run"
 
@@ -127,7 +132,7 @@ def test_fit_leaves_checkpoints_and_a_summary(fitted: Path) -> None:
 
 
 def test_the_checkpoint_holds_the_averaged_weights_and_validation_judged_them(phantom: Path, fitted: Path) -> None:
-    """Recomputed by hand: average the weights after every step, and validate those."""
+    """The metric of the last validation is that of the stored average, not of the weights that training holds."""
     stored = torch.load(fitted / "checkpoints" / "last.ckpt", weights_only=False, map_location="cpu")
     averaged, current = stored["state_dict"], stored["current_model_state"]
     moved = [name for name in averaged if averaged[name].is_floating_point()]
@@ -166,7 +171,7 @@ def test_a_fitted_teacher_loads_strictly_and_judges_equally(phantom: Path, fitte
 
 def test_a_training_resumes_from_its_checkpoint(phantom: Path, fitted: Path) -> None:
     config = fitted.parent / "resume.yaml"
-    config.write_text(yaml.safe_dump(settings(phantom, [EMA, CHECKPOINT, SUMMARY])))
+    config.write_text(yaml.safe_dump(settings(phantom, [EMA, STOPPING, BEST, LAST, SUMMARY])))
     arguments = [f"--output_root={fitted.parent}", "--experiment_name=resumed", "--trainer.max_epochs=3"]
     last = fitted / "checkpoints" / "last.ckpt"
     assert main(["fit", "--debug", "--config", str(config), *arguments, "--ckpt_path", str(last)]) == 0
