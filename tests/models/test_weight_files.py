@@ -77,3 +77,10 @@ def test_names_and_mismatches_are_short():
     assert key_mismatch(model, dict(model)) is None
     said = key_mismatch(model, {"a": torch.ones(3), "c": torch.ones(1)})
     assert said == "Missing: b. Unexpected: c. Of another shape: a (3,) instead of (2,)."
+
+
+def test_written_weights_have_the_permissions_of_any_new_file(tmp_path: Path) -> None:
+    ordinary = tmp_path / "ordinary"
+    ordinary.touch()
+    write_tensors(tmp_path / "weights.safetensors", {"a": torch.zeros(2)})
+    assert (tmp_path / "weights.safetensors").stat().st_mode == ordinary.stat().st_mode

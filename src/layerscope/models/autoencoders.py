@@ -16,6 +16,7 @@ from layerscope.models.ldm import build_random_ldm, load_ldm_file
 from layerscope.models.posterior import GaussianPosterior, PointPosterior
 from layerscope.models.sources import build_random, load_pretrained
 from layerscope.models.tiling import enable_tiling
+from layerscope.models.weight_files import make_readable
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -156,6 +157,7 @@ class DiffusersAutoencoder(nn.Module):
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=f".{path.name}.") as partial:
             self.model.save_pretrained(partial)  # type: ignore[operator]
             for file in Path(partial).iterdir():
+                make_readable(file)
                 os.replace(file, path / file.name)
 
     @property

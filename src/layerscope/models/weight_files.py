@@ -78,9 +78,17 @@ def write_tensors(path: str | Path, tensors: Mapping[str, Tensor]) -> None:
     try:
         # Copies, because safetensors refuses tensors that share memory.
         save_file({key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}, partial)
+        make_readable(partial)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def make_readable(path: Path) -> None:
+    """Gives a file the permissions of any new file: safetensors writes for the owner alone."""
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:

@@ -515,12 +515,15 @@ def _cosines_over_noise(
     sources: Sequence[str],
     noise: Sequence[str],
 ) -> None:
-    """Normalised cosines of pooled maps and embedding against log-SNR; zero is the level of other images."""
+    """Normalised cosines per position, and of the embedding, against log-SNR; zero is the level of other images.
+
+    Pooled maps are left to the table: different originals are so alike there that (cos − null)/(1 − null) runs away.
+    """
     shades = _shades(len(sources))
     quiet_grid(panel, "y")
     panel.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
     for source, shade in zip(sources, shades):
-        metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("pooled", ""))
+        metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("position", ""))
         across = [cells[name, f"{metric}_normalised"] for name in noise]
         panel.plot(
             [row["log_snr"] for row in across],
@@ -535,7 +538,7 @@ def _cosines_over_noise(
     noise_axis(panel, [(cells[name, first]["log_snr"], int(cells[name, first]["t"])) for name in noise])
     panel.set_xlabel("log-SNR (nats); more noise →")
     panel.legend(fontsize=SMALL - 0.5, frameon=False, loc="best")
-    panel.set_ylabel("normalised cosine (pooled)")
+    panel.set_ylabel("normalised cosine (per position)")
     panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
 
 
