@@ -1,0 +1,90 @@
+"""Two processes give the result of one, each image once, also when their number is odd; and they fail together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from result_tables import assert_equal_results
+from stand_ins import diagnosis, read_rows
+
+from layerscope.artifacts import BottleneckScores, read_csv, read_summary
+
+TESTS = Path(__file__).parents[1]
+
+
+def command(folder: Path, config: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
+    """``layerscope test`` as a command of its own; Lightning starts the second process from it."""
+    arguments = [sys.executable, "-m", "layerscope", "test", "--config", str(config), f"--experiment_name={name}"]
+    environment = {key: value for key, value in os.environ.items() if key not in ("MASTER_PORT", "LOCAL_RANK", "RANK")}
+    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+    environment["OMP_NUM_THREADS"] = "1"
+    return subprocess.run(
+        [*arguments, "--allow-import=oracles", "--allow-import=stand_ins", *overrides],
+        cwd=folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+def run(folder: Path, config: Path, name: str, *overrides: str) -> Path:
+    """The run directory of a command that succeeds."""
+    done = command(folder, config, name, *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Results:") == 1
+    return folder / "outputs" / name
+
+
+TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(tmp_path: Path, fundus_phantom: Path) -> None:
+    config = diagnosis(
+        fundus_phantom, tmp_path / "config.yaml", timesteps=[0, 300, 700], draws=2, latent_statistics_images=9
+    )
+    overrides = [
+        "--data.init_args.limit=15",
+        "--model.init_args.controls=[down4]",
+        # A large share of the worst samples, so that both processes hold some.
+        "--trainer.callbacks.init_args.top_k=5",
+    ]
+    one = run(tmp_path, config, "one", *overrides)
+    two = run(tmp_path, config, "two", *overrides, *TWO)
+    assert read_summary(two)["processes"] == 2
+    scores = BottleneckScores.load(two / "scores.npz")
+    in_test = [row["id"] for row in read_rows(fundus_phantom / "labels.csv") if row["split"] == "test"]
+    assert len(set(scores.id.tolist())) == len(scores.id) == min(15, len(in_test)) == 15
+    assert set(scores.id.tolist()) <= set(in_test)
+    assert_equal_results(one, two)
+    worst = read_csv(two / "worst_samples.csv")
+    assert {int(row["index"]) % 2 for row in worst} == {0, 1}
+    pictures = sorted(path.name for path in (two / "worst_samples").iterdir())
+    assert pictures == sorted(path.name for path in (one / "worst_samples").iterdir())
+    for name in pictures:
+        assert (one / "worst_samples" / name).read_bytes() == (two / "worst_samples" / name).read_bytes()
+    assert read_summary(one)["verdict"]["overall"]["sentence"] == read_summary(two)["verdict"]["overall"]["sentence"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("spoilt", ["split", "image"])
+def test_what_fails_on_one_process_ends_both(tmp_path: Path, fundus_phantom: Path, spoilt: str) -> None:
+    """Fewer images than processes; an image that only the second process reads."""
+    root = shutil.copytree(fundus_phantom, tmp_path / "phantom")
+    in_test = [row for row in read_rows(root / "labels.csv") if row["split"] == "test"]
+    config = diagnosis(root, tmp_path / "config.yaml", latent_statistics_images=1)
+    if spoilt == "image":
+        (root / in_test[1]["path"]).write_bytes(b"no image")
+    limit = 1 if spoilt == "split" else len(in_test)
+    done = command(tmp_path, config, "two", f"--data.init_args.limit={limit}", *TWO)
+    assert done.returncode == (2 if spoilt == "split" else 1), done.stderr
+    told = " ".join(done.stderr.split())
+    assert "Traceback" not in told
+    assert ("1 images for 2 processes" if spoilt == "split" else f"{in_test[1]['path']} is not an image") in told
+    assert not (tmp_path / "outputs" / "two").exists()
