@@ -19,12 +19,14 @@ from layerscope.functional.noise import (
 SDXL = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 
 
-@pytest.mark.parametrize("t", [0, 1, 3, 153, 538, 999])
-def test_noisy_latent_equals_diffusers_ddpm(t: int) -> None:
-    z, noise = torch.randn(2, 2, 4, 8, 8).unbind()
-    expected = DDPMScheduler(**SDXL).add_noise(z, noise, torch.tensor([t, t]))
-    actual = add_noise(z, noise, *DDPMSchedule().alpha_sigma(t))
-    torch.testing.assert_close(actual, expected, atol=1e-6, rtol=1e-6)
+def test_noise_equals_diffusers_ddpm_at_every_step() -> None:
+    """Unit latents and unit noise: diffusers keeps its table in float32, so errors grow with larger noise."""
+    reference, ours = DDPMScheduler(**SDXL), DDPMSchedule()
+    unit = torch.stack([torch.ones(1, 1, 1), torch.zeros(1, 1, 1)])
+    for t in range(1000):
+        expected = reference.add_noise(unit, 1 - unit, torch.tensor([t, t]))
+        actual = add_noise(unit, 1 - unit, *ours.alpha_sigma(t))
+        torch.testing.assert_close(actual, expected, atol=1e-6, rtol=0)
 
 
 @pytest.mark.parametrize("t", [0, 1])
