@@ -58,7 +58,7 @@ def _task() -> Any:
         TimmTeacher(
             "resnet10t",
             num_labels=5,
-            model_kwargs={"channels": [24, 48, 96, 192]},
+            model_kwargs={"channels": [16, 32, 64, 128], "stem_width": 16},
             checkpoint="checkpoints/demo_teacher.safetensors",
         ),
         # The demo's sweep; the draws of its noisy end make it the size of a real diagnosis.

@@ -1,4 +1,4 @@
-"""Shared fixtures. Its presence puts this directory on the import path: configurations name ``oracles`` by class_path."""
+"""Shared fixtures. Its presence puts this directory on the import path, so configurations can name ``oracles``."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from layerscope.data.phantom.write import write_phantom
 def exact_phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Disks of 3, 6, 12 and 24 px in white noise, 1,600 images of 64 px.
 
-    ``splits.yaml`` gives 40 % of the patients to val, so that thresholds are well fitted, and nearly all others to test.
+    ``splits.yaml`` gives 40 % of the patients to val, so that thresholds are well fitted, nearly all others to test.
     """
     root = write_phantom(
         tmp_path_factory.mktemp("phantoms") / "exact", "exact", n=1600, size=64, lesion_sizes=(3, 6, 12, 24), seed=6

@@ -13,10 +13,11 @@ PACKAGE = Path(layerscope.__file__).parent
 ROOMS = {
     "errors": set(),
     "types": set(),
+    "shipped": set(),
     "protocols": {"types"},
     "functional": {"errors", "types", "protocols"},
-    "data": {"functional", "errors", "types", "protocols"},
-    "models": {"functional", "errors", "types", "protocols"},
+    "data": {"shipped", "functional", "errors", "types", "protocols"},
+    "models": {"shipped", "functional", "errors", "types", "protocols"},
     "artifacts": {"errors", "types"},
     "report": {"artifacts", "functional", "errors", "types"},
     "metrics": {"functional", "data", "models", "errors", "types", "protocols"},

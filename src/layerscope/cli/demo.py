@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from layerscope.errors import ConfigurationError
+from layerscope.shipped import shipped
 
 IMAGES = 1400
 
@@ -28,7 +29,7 @@ def main(arguments: list[str]) -> int:
             f"{options.output} already holds a finished demo. Look at {options.output / 'diagnosis'}, choose another "
             "--output, or pass --overwrite to replace it."
         )
-    from layerscope.cli.lightning import run_lightning, shipped
+    from layerscope.cli.lightning import run_lightning
     from layerscope.data.phantom.write import write_phantom
 
     root: Path = options.output
@@ -41,8 +42,8 @@ def main(arguments: list[str]) -> int:
 
     def lightning(verb: str, config: str, name: str, *overrides: str) -> None:
         """One verb of the command line with a shipped configuration, on the phantom just written."""
-        places = [f"--data.init_args.{key}={value}" for key, value in _data_arguments(data).items()]
-        places += [f"--output_root={root}", f"--experiment_name={name}", f"--seed_everything={options.seed}"]
+        places = [f"--data.init_args.root={data}", f"--output_root={root}", f"--experiment_name={name}"]
+        places.append(f"--seed_everything={options.seed}")
         print(f"layerscope {verb} --config {config} …", flush=True)
         run_lightning(verb, ["--config", str(shipped(config)), *places, "--overwrite", *overrides])
 
@@ -70,6 +71,3 @@ def main(arguments: list[str]) -> int:
     print(f"Done in {time.monotonic() - begun:.0f} s. TensorBoard: tensorboard --logdir {root}")
     return 0
 
-
-def _data_arguments(data: Path) -> dict[str, Path]:
-    return {"root": data, "table": data / "labels.csv", "schema": data / "schema.yaml"}

@@ -12,7 +12,6 @@ import sys
 import warnings
 from argparse import ArgumentError
 from collections.abc import Sequence
-from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +26,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from layerscope.artifacts import RunDirectory, open_run_directory
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.errors import ConfigurationError, explained_cause
+from layerscope.shipped import here_or_shipped, shipped
 
 # What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
 _TRUSTED = ["layerscope", "lightning", "torch", "torchmetrics", "torchvision", "timm", "diffusers", "transformers"]
@@ -154,12 +154,6 @@ def _is_rank_zero() -> bool:
     return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
 
 
-def shipped(name: str) -> Path:
-    """A shipped file such as ``configs/vae/diagnostic/demo.yaml``: from the package, or from the source tree."""
-    installed = Path(str(resources.files("layerscope"))) / name
-    return installed if installed.exists() else Path(__file__).parents[3] / name
-
-
 def _find_config(argument: str, before: str) -> str:
     """``--config configs/...`` finds the shipped configuration from any working directory."""
     flag, equals, value = argument.partition("=")
@@ -167,15 +161,14 @@ def _find_config(argument: str, before: str) -> str:
         flag, equals, value = "", "", argument
     elif flag != "--config" or not equals:
         return argument
-    if not Path(value).exists():
-        if not shipped(value).exists():
-            raise ConfigurationError(
-                f"The configuration {value} does not exist, neither here ({Path.cwd()}) nor among the shipped ones in "
-                f"{shipped('configs')}."
-            )
-        value = str(shipped(value))
-    _check_yaml(Path(value))
-    return f"{flag}{equals}{value}"
+    path = here_or_shipped(value)
+    if not path.exists():
+        raise ConfigurationError(
+            f"The configuration {value} does not exist, neither here ({Path.cwd()}) nor among the shipped ones in "
+            f"{shipped('configs')}."
+        )
+    _check_yaml(path)
+    return f"{flag}{equals}{path}"
 
 
 def _check_yaml(path: Path) -> None:

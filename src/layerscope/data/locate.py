@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from importlib import resources
 from pathlib import Path
 
 from layerscope.errors import DataError
+from layerscope.shipped import shipped
 
 
 def find_data_file(name: str | Path, root: str | Path, what: str) -> Path:
@@ -16,13 +16,11 @@ def find_data_file(name: str | Path, root: str | Path, what: str) -> Path:
     Raises:
         DataError: it is in none of them; ``what`` is the name of the setting, for the message.
     """
-    package = Path(str(resources.files("layerscope")))
-    # Installed, configs/ lies in the package; in a source tree, beside src/.
-    places = [Path(root), Path.cwd(), package, package.parents[1]]
-    for place in places:
-        if (place / name).is_file():
-            return place / name
-    looked = " and ".join(str(place / name) for place in places[:2])
+    places = [Path(root) / name, Path.cwd() / name]
+    for path in [*places, shipped(name)]:
+        if path.is_file():
+            return path
+    looked = " and ".join(map(str, places))
     raise DataError(
         f"data.init_args.{what} is {name}, which does not exist (looked for {looked}). Correct the path; docs/data.md "
         "describes the file."

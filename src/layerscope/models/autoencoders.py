@@ -17,6 +17,7 @@ from layerscope.models.posterior import GaussianPosterior, PointPosterior
 from layerscope.models.sources import build_random, load_pretrained
 from layerscope.models.tiling import enable_tiling
 from layerscope.models.weight_files import make_readable
+from layerscope.shipped import here_or_shipped, shipped
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -67,6 +68,12 @@ class DiffusersAutoencoder(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise ConfigurationError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}.")
+        if isinstance(architecture, str):
+            architecture = str(here_or_shipped(architecture))
+        if original_config is not None:
+            original_config = str(here_or_shipped(original_config))
+        if source is not None:  # a hub id stays what it is
+            source = str(here_or_shipped(source)) if shipped(source).exists() else source
         self.model = _build(source, subfolder, original_config, architecture, seed)
         if initial_logvar is not None:
             if source is not None:

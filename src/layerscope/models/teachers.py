@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, WeightsError
 from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors, write_tensors
+from layerscope.shipped import here_or_shipped
 from layerscope.types import TeacherFeatures
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -82,7 +83,7 @@ class TimmTeacher(nn.Module):
         self.resize_filter = resize_filter
         self.model = _create(name, num_labels, pretrained, model_kwargs or {})
         if checkpoint is not None:
-            load_teacher_weights(self.model, checkpoint, num_labels)
+            load_teacher_weights(self.model, here_or_shipped(checkpoint), num_labels)
         self._stage_names = _stage_names(self.model, stages)
         self.register_buffer("_mean", _channels(mean or list(IMAGENET_MEAN), "mean"), persistent=False)
         self.register_buffer("_std", _channels(std or list(IMAGENET_STD), "std"), persistent=False)
