@@ -182,6 +182,17 @@ def test_a_training_resumes_from_its_checkpoint(phantom: Path, fitted: Path) -> 
     assert "max_epochs: 3" in (fitted.parent / "resumed" / "config_used.yaml").read_text()
 
 
+def test_validate_and_predict_look_at_a_finished_run_and_leave_it_alone(phantom: Path, fitted: Path) -> None:
+    config = fitted.parent / "look.yaml"
+    best = str(fitted / "checkpoints" / "best.ckpt")
+    config.write_text(yaml.safe_dump(settings(phantom, [], checkpoint=best)))
+    before = {path: path.read_bytes() for path in fitted.rglob("*") if path.is_file()}
+    for verb in ("validate", "predict"):
+        arguments = [f"--output_root={fitted.parent}", "--experiment_name=run"]
+        assert main([verb, "--debug", "--config", str(config), *arguments]) == 0
+        assert {path: path.read_bytes() for path in fitted.rglob("*") if path.is_file()} == before
+
+
 # -- test ------------------------------------------------------------------------------------------------------------
 
 

@@ -62,7 +62,9 @@ class LayerscopeCLI(LightningCLI):
         self.run_path = path
         self.run_is_new = not path.exists()
         self.run_directory: RunDirectory | None = None
-        if _is_rank_zero() and not config["trainer"].get("fast_dev_run"):
+        # validate and predict write no result: they may look at a finished run.
+        writes = self.subcommand in ("fit", "test") and not config["trainer"].get("fast_dev_run")
+        if writes and _is_rank_zero():
             self.run_directory = open_run_directory(path, overwrite=config["overwrite"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
