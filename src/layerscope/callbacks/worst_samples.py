@@ -76,7 +76,8 @@ class WorstSamples(Callback):
         scores = _criteria(outputs, self._evaluated, thresholds.global_logit)
         for name, (score, label) in scores.items():
             for row, value in enumerate(score.tolist()):
-                self._offer(self._heaps[name], outputs, row, value, int(label[row]))
+                if int(outputs.index[row]) >= 0:  # not the stand-in of a process without samples
+                    self._offer(self._heaps[name], outputs, row, value, int(label[row]))
 
     def _offer(self, heap: list[_Entry], outputs: DiagnosisOutput, row: int, score: float, label: int) -> None:
         minus_index = -int(outputs.index[row])

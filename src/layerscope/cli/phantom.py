@@ -57,8 +57,7 @@ def run(args: argparse.Namespace) -> int:
         overwrite=args.overwrite,
         progress=_progress if sys.stderr.isatty() else None,
     )
-    print(f"Wrote {args.n} images to {out}. Use it with --data.init_args.root={out}")
-    print(f"  --data.init_args.table={out / 'labels.csv'} --data.init_args.schema={out / 'schema.yaml'}")
+    print(f"Wrote {args.n} images to {out}. Use it with --data.init_args.root={out} (labels.csv, schema.yaml inside).")
     return 0
 
 

@@ -256,12 +256,7 @@ class MultilabelImages(LightningDataModule):
         return self._evaluation_loader(self.eval_split)
 
     def _evaluation_loader(self, split: str) -> DataLoader[Sample]:
-        dataset, (_, world) = self.dataset(split), rank_and_world()
-        if len(dataset) < world:
-            raise ConfigurationError(
-                f"The split {split!r} has {len(dataset)} images for {world} processes, and Lightning's loops cannot "
-                "wait for a process without any. Use fewer --trainer.devices."
-            )
+        dataset = self.dataset(split)
         return self._loader(dataset, UnrepeatedDistributedSampler(dataset))
 
     def _loader(self, dataset: LabelledImages, sampler: Sampler[int]) -> DataLoader[Sample]:

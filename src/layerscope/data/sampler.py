@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sized
+from collections.abc import Iterator, Sequence, Sized
 
 import torch.distributed as dist
 from torch.utils.data import Sampler
@@ -19,8 +19,10 @@ class UnrepeatedDistributedSampler(Sampler[int]):
     """Every sample exactly once over all processes, in order: process r of R reads the rows r, r + R, r + 2R, ...
 
     torch's and Lightning's samplers repeat samples until every process has the same number, which evaluates seven
-    samples on two processes as eight. Here the shares differ by at most one and may be empty; so no collective
-    operation may run inside an evaluation loop that uses it.
+    samples on two processes as eight. Here the shares differ by at most one, so no collective operation may run inside
+    an evaluation loop that uses it. With fewer samples than processes, the idle ones read row −1, a stand-in that
+    tables leave out (``metrics.table``): Lightning skips the whole loop, its collective end included, for a process
+    without batches, and the others would wait for it forever.
 
     Args:
         data: the map-style data set, or anything with a length.
@@ -32,9 +34,10 @@ class UnrepeatedDistributedSampler(Sampler[int]):
         self.data = data
         self._given = None if rank is None or world is None else (rank, world)
 
-    def _rows(self) -> range:
+    def _rows(self) -> Sequence[int]:
         rank, world = self._given or rank_and_world()
-        return range(rank, len(self.data), world)
+        rows = range(rank, len(self.data), world)
+        return rows if len(rows) or not len(self.data) else [-1]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._rows())

@@ -37,11 +37,13 @@ class IndexedTable(Metric):
         self.add_state("visits", torch.zeros(rows, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, index: Tensor, values: dict[str, Tensor]) -> None:
-        """Writes the rows ``index`` (B,) from ``values``, name to (B, *shape)."""
+        """Writes the rows ``index`` (B,) from ``values``, name to (B, *shape); row −1 is a stand-in and is left out."""
         index = index.to(self.visits.device)
+        real = index >= 0
+        index = index[real]
         for name in self.column_names:
             column: Tensor = getattr(self, f"column_{name}")
-            column[index] = values[name].detach().to(column)
+            column[index] = values[name].detach().to(column)[real]
         self.visits += torch.bincount(index, minlength=len(self.visits))
 
     def compute(self) -> dict[str, Tensor]:

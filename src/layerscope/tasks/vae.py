@@ -13,6 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.reconstruction import kl_divergence, psnr
 from layerscope.functional.schedules import warmup_cosine
+from layerscope.metrics.table import IndexedTable
 from layerscope.protocols import Autoencoder
 from layerscope.types import Batch
 
@@ -74,11 +75,21 @@ class AutoencoderTraining(LightningModule):
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
 
+    def on_validation_epoch_start(self) -> None:
+        loader: Any = self.trainer.val_dataloaders
+        self._table = IndexedTable(len(loader.dataset), {"psnr": (), "rec_mean": ()}).to(self.device)
+
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         image = batch["image"]
-        recon = self.autoencoder.decode(self.autoencoder.encode(image).mean).clamp(-1, 1)
-        self.log("val/psnr", psnr(recon, image).mean(), prog_bar=True, batch_size=len(image), sync_dist=True)
-        self.log("val/rec_mean", (recon - image).abs().mean(), batch_size=len(image), sync_dist=True)
+        recon = self.autoencoder.decode(self.autoencoder.encode(image).mean).float().clamp(-1, 1)
+        error = (recon - image).abs().mean(dim=(1, 2, 3))
+        self._table.update(batch["index"], {"psnr": psnr(recon, image), "rec_mean": error})
+
+    def on_validation_epoch_end(self) -> None:
+        if self.trainer.sanity_checking:
+            return
+        for name, column in self._table.compute().items():
+            self.log(f"val/{name}", column.mean(), prog_bar=name == "psnr")
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(p for p in self.autoencoder.parameters() if p.requires_grad)
