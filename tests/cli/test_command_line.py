@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,14 @@ from layerscope.artifacts import read_summary
 from layerscope.cli import main
 
 ALLOWED = ["--allow-import=oracles", "--allow-import=stand_ins"]
+
+
+@pytest.fixture(autouse=True, scope="module")
+def no_figures() -> Iterator[None]:
+    """Nothing here looks at figures, which take half of the time of such a small run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("layerscope.callbacks.bottleneck_report.bottleneck_figures", lambda *_: {})
+        yield
 
 
 @pytest.fixture

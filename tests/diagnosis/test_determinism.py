@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,16 @@ TEACHER: dict[str, Any] = {
 }
 
 
+@pytest.fixture(autouse=True, scope="module")
+def no_figures() -> Iterator[None]:
+    """Nothing here looks at figures, which take half of the time of such a small run."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("layerscope.callbacks.bottleneck_report.bottleneck_figures", lambda *_: {})
+        yield
+
+
 def lively_teacher(root: Path) -> TimmTeacher:
-    """Random weights, and batch norms that know the images: a fresh network sees hardly a difference between any two."""
+    """Random weights, and batch norms that know the images: a fresh network hardly tells any two apart."""
     teacher = TimmTeacher(**TEACHER).train()
     for module in teacher.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
