@@ -70,4 +70,3 @@ def main(arguments: list[str]) -> int:
     print(f"Figures: {root / 'diagnosis' / 'figures'}")
     print(f"Done in {time.monotonic() - begun:.0f} s. TensorBoard: tensorboard --logdir {root}")
     return 0
-
