@@ -7,6 +7,7 @@ from pathlib import Path
 
 import torch
 from lightning.pytorch import Callback
+from oracles import Deterministic
 from torch import Tensor, nn
 
 from layerscope.functional.noise import NoiseSchedule
@@ -36,6 +37,38 @@ class PosteriorMean(nn.Module):
 
     def forward(self, z: Tensor, alpha: float, sigma: float) -> Tensor:
         return alpha * z / (alpha**2 + sigma**2)
+
+
+class CarelessDenoiser(nn.Module):
+    """Would give random results in training mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.dropout = nn.Dropout(0.5)
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, z: Tensor, alpha: float, sigma: float) -> Tensor:
+        assert not self.training
+        return self.gain * self.dropout(z)
+
+
+class ShrinkingAutoencoder(nn.Module):
+    """Decodes to half the size."""
+
+    latent_channels = 3
+    downsampling = 1
+
+    def encode(self, x: Tensor) -> Deterministic:
+        return Deterministic(x)
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z[..., ::2, ::2]
+
+    def scale(self, z: Tensor) -> Tensor:
+        return z
+
+    def unscale(self, z: Tensor) -> Tensor:
+        return z
 
 
 class MeanColourTeacher(nn.Module):

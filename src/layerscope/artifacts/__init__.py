@@ -5,6 +5,7 @@ docs/artifacts.md describes every file and every column.
 
 from layerscope.artifacts.names import safe_file_name
 from layerscope.artifacts.run_directory import (
+    UNREPORTED_SCORES,
     RunDirectory,
     Stage,
     open_run_directory,
@@ -18,6 +19,7 @@ from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 __all__ = [
     "LONG_COLUMNS",
     "SCHEMA_VERSION",
+    "UNREPORTED_SCORES",
     "BottleneckScores",
     "ClassifierScores",
     "RunDirectory",

@@ -30,12 +30,23 @@ from layerscope.errors import ArtifactError, ConfigurationError
 
 SUMMARY = "summary.json"
 UNFINISHED = "UNFINISHED"
+UNREPORTED_SCORES = "scores_unreported.npz"
+"""The scores of a run whose statistics or figures failed."""
 _STAGING_PREFIX = ".staging-"
 _PREVIOUS_PREFIX = ".previous-"
 
 # Loggers, checkpoints and the command line put these into a directory before the first result exists.
 _COMPANIONS = frozenset(
-    {"tensorboard", "checkpoints", "lightning_logs", "config.yaml", "config_used.yaml", "hparams.yaml", UNFINISHED}
+    {
+        "tensorboard",
+        "checkpoints",
+        "lightning_logs",
+        "config.yaml",
+        "config_used.yaml",
+        "hparams.yaml",
+        UNFINISHED,
+        UNREPORTED_SCORES,
+    }
 )
 
 

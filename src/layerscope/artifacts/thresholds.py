@@ -18,7 +18,8 @@ class Thresholds:
 
     label: L names. global_logit: maximises macro-F1 over all labels; macro_f1: what it reached.
     label_logit: L logits, each maximising its label's F1, NaN where undefined; label_f1: what each reached.
-    fitted_on: the split. data_hash: hash of that split's ids, sizes and labels.
+    fitted_on: the split. data_hash: hash of that split's ids, sizes and labels. teacher_hash: hash of the teacher's
+    weights and of how images were cut and resized for it.
     """
 
     label: tuple[str, ...]
@@ -28,6 +29,7 @@ class Thresholds:
     label_f1: tuple[float, ...]
     fitted_on: str
     data_hash: str
+    teacher_hash: str = ""
 
     @property
     def global_probability(self) -> float:
@@ -57,6 +59,7 @@ class Thresholds:
             tuple(self.label_f1[row] for row in rows),
             self.fitted_on,
             self.data_hash,
+            self.teacher_hash,
         )
 
     def as_json(self) -> dict[str, Any]:
@@ -66,6 +69,7 @@ class Thresholds:
             "schema_version": SCHEMA_VERSION,
             "fitted_on": self.fitted_on,
             "data_hash": self.data_hash,
+            "teacher_hash": self.teacher_hash,
             "global": {
                 "logit": self.global_logit,
                 "probability": self.global_probability,
@@ -91,12 +95,13 @@ class Thresholds:
                 )
             return cls(
                 label=tuple(str(row["label"]) for row in content["per_label"]),
-                global_logit=float(content["global"]["logit"]),
+                global_logit=_number(content["global"]["logit"]),
                 macro_f1=_number(content["global"]["macro_f1"]),
                 label_logit=tuple(_number(row["logit"]) for row in content["per_label"]),
                 label_f1=tuple(_number(row["f1"]) for row in content["per_label"]),
                 fitted_on=str(content["fitted_on"]),
                 data_hash=str(content["data_hash"]),
+                teacher_hash=str(content.get("teacher_hash", "")),
             )
         except (OSError, ValueError, KeyError, TypeError) as error:
             reason = f"it has no entry {error}" if isinstance(error, KeyError) else str(error)

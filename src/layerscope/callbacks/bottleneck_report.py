@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
-from layerscope.artifacts import BottleneckScores
+from layerscope.artifacts import UNREPORTED_SCORES, BottleneckScores
 from layerscope.artifacts.tables import COLLAPSE_COLUMNS, LONG_COLUMNS
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
+from layerscope.data.hashing import weights_hash
 from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
 from layerscope.report.console import verdict_table
 from layerscope.report.figure_style import png
@@ -53,11 +57,12 @@ class BottleneckReport(Callback):
         loop_seconds = time.monotonic() - self._started
         task: Any = pl_module
         scores: BottleneckScores = task.scores
-        rank_zero_info("Computing intervals and writing tables and figures.")
-        analysis = analyse_bottleneck(scores, self.settings)
-        figures = bottleneck_figures(analysis, self.settings.margin_macro, self.settings.margin_label)
         folder = run_folder(trainer)
         assert folder.directory is not None
+        rank_zero_info("Computing intervals and writing tables and figures.")
+        with _kept_if_it_fails(scores, folder.directory.path / UNREPORTED_SCORES):
+            analysis = analyse_bottleneck(scores, self.settings)
+            figures = bottleneck_figures(analysis, self.settings.margin_macro, self.settings.margin_label)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = data.eval_split
         thresholds = task.thresholds
@@ -65,7 +70,7 @@ class BottleneckReport(Callback):
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
             **analysis.summary(),
-            "not_measured": _merged(task.not_measured(), analysis.not_measured),
+            "not_measured": _merged([*task.not_measured(), *_caveats(task, data)], analysis.not_measured),
             "noise": task.describe(),
             "thresholds": {
                 "source": scores.threshold_source,
@@ -73,7 +78,9 @@ class BottleneckReport(Callback):
                 "global_probability": thresholds.global_probability,
                 "data_hash": thresholds.data_hash,
                 "data_hash_matches": thresholds.data_hash == data.data_hash("val"),
+                "teacher_hash_matches": thresholds.teacher_hash == task.teacher_hash,
             },
+            "model_hashes": {"teacher": task.teacher_hash, "autoencoder": weights_hash(task.autoencoder)},
             "counts": _counts(scores),
             "settings": self.settings,
             "loop_seconds": loop_seconds,
@@ -95,6 +102,20 @@ class BottleneckReport(Callback):
         print(f"\n{overall['sentence']}\n\n{verdict_table(analysis.summary())}\n\nResults: {folder.directory.path}")
 
 
+@contextmanager
+def _kept_if_it_fails(scores: BottleneckScores, path: Path) -> Iterator[None]:
+    """Hours of model time are not lost to an error in the statistics or a figure."""
+    try:
+        yield
+    except Exception:
+        scores.save(path)
+        rank_zero_warn(
+            f"The report failed, and the scores are kept in {path}. layerscope.report.bottleneck.analyse_bottleneck("
+            "BottleneckScores.load(path)) does the statistics again without the models."
+        )
+        raise
+
+
 def _counts(scores: BottleneckScores) -> dict[str, Any]:
     groups = scores.groups
     return {
@@ -112,6 +133,16 @@ def _counts(scores: BottleneckScores) -> dict[str, Any]:
 
 def _scalars(verdict: dict[str, Any]) -> dict[str, float]:
     return {f"bottleneck/{key}": value for key, value in verdict.items() if isinstance(value, float)}
+
+
+def _caveats(task: Any, data: Any) -> list[dict[str, str]]:
+    if data.data_hash(data.eval_split) != task.thresholds.data_hash:
+        return []
+    reason = (
+        "the thresholds were fitted on the originals of these very images, so F1 and flips at them favour the original; "
+        "AUROC, AP and the verdict do not depend on thresholds"
+    )
+    return [{"what": "F1 and flips on images apart from the threshold's", "reason": reason}]
 
 
 def _merged(first: list[dict[str, str]], second: list[dict[str, str]]) -> list[dict[str, str]]:

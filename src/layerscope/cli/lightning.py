@@ -23,7 +23,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from layerscope.artifacts import RunDirectory, open_run_directory
+from layerscope.artifacts import UNREPORTED_SCORES, RunDirectory, open_run_directory
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.errors import ConfigurationError, explained_cause
 from layerscope.shipped import here_or_shipped, shipped
@@ -143,11 +143,12 @@ class _Build:
         self.finished = True
 
     def clean_up(self) -> None:
-        """A failed run that never had a result leaves no directory behind; checkpoints are kept."""
+        """A failed run that never had a result leaves no directory behind; checkpoints and scores are kept."""
         if self.finished or self.cli is None or not getattr(self.cli, "run_is_new", False) or not _is_rank_zero():
             return
         path = self.cli.run_path
-        if path.is_dir() and not (path / "summary.json").exists() and not (path / "checkpoints").exists():
+        worth_keeping = ("summary.json", "checkpoints", UNREPORTED_SCORES)
+        if path.is_dir() and not any((path / name).exists() for name in worth_keeping):
             shutil.rmtree(path, ignore_errors=True)
 
 

@@ -174,6 +174,12 @@ class TableSchedule(NoiseSchedule):
             raise ConfigurationError(
                 "noise.alpha_sigma is a list of [alpha, sigma] pairs with alpha of at least 0 and sigma above 0."
             )
+        ratios = [alpha / sigma for alpha, sigma in alpha_sigma]
+        if len(set(ratios)) < len(ratios):
+            raise ConfigurationError(
+                "Two pairs of noise.alpha_sigma have the same alpha / sigma, so the same log-SNR: curves against log-SNR "
+                "cannot hold both. Diagnose them in two runs."
+            )
         self._pairs = [(float(alpha), float(sigma)) for alpha, sigma in alpha_sigma]
 
     @property

@@ -55,8 +55,11 @@ def score_split(module: LightningModule, teacher: nn.Module, loader: Any) -> Sco
     table: IndexedTable | None = None
     was_training = teacher.training
     teacher.eval()
+    precision = module.trainer.precision_plugin
     for batch in loader:
-        logits = teacher(batch["image"].to(module.device)).float()
+        # Lightning enters the precision's context for steps only; thresholds must see what the steps will see.
+        with precision.forward_context():
+            logits = teacher(precision.convert_input(batch["image"].to(module.device))).float()
         check_finite(logits, batch["id"], "real images")
         if table is None:
             table = scores_table(len(dataset), logits.shape[1]).to(module.device)

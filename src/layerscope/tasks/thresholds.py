@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from layerscope.artifacts import Thresholds
+from layerscope.data.hashing import teacher_hash
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError
 from layerscope.functional.thresholds import best_global_threshold, best_label_thresholds
@@ -32,7 +33,7 @@ class ThresholdSettings:
     file: str | None = None
 
 
-def fit_thresholds(scores: Scores, labels: LabelSet, data_hash: str) -> Thresholds:
+def fit_thresholds(scores: Scores, labels: LabelSet, data_hash: str, teacher_hash: str) -> Thresholds:
     """The exact maximisers of macro-F1 (one threshold for all evaluated labels) and of each label's F1, on val."""
     evaluated = np.asarray(labels.evaluated, dtype=bool)
     if not evaluated.any():
@@ -48,6 +49,7 @@ def fit_thresholds(scores: Scores, labels: LabelSet, data_hash: str) -> Threshol
         label_f1=tuple(map(float, label_f1)),
         fitted_on="val",
         data_hash=data_hash,
+        teacher_hash=teacher_hash,
     )
 
 
@@ -56,7 +58,7 @@ def search_on_val(module: LightningModule, teacher: nn.Module) -> Thresholds:
     data: Any = labelled_data(module.trainer)
     rank_zero_info("Fitting decision thresholds on the real validation split.")
     scores = score_split(module, teacher, data.val_dataloader())
-    return fit_thresholds(scores, data.labels, data.data_hash("val"))
+    return fit_thresholds(scores, data.labels, data.data_hash("val"), teacher_hash(teacher, data))
 
 
 def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, teacher: nn.Module) -> Thresholds:
@@ -77,6 +79,11 @@ def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, tea
                     "that `layerscope test` wrote for the teacher, or set mode: search_on_real_val."
                 )
             thresholds = Thresholds.load(settings.file).for_labels(data.labels.names)
+            if thresholds.teacher_hash != teacher_hash(teacher, data):
+                rank_zero_warn(
+                    f"The thresholds in {settings.file} were fitted for another teacher, or for images cut or resized in "
+                    "another way (teacher hashes differ). F1 and flips use them all the same; the summary says so."
+                )
             if thresholds.data_hash != data.data_hash("val"):
                 rank_zero_warn(
                     f"The thresholds in {settings.file} were fitted on another validation split than this data's "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, cast
 
@@ -12,8 +13,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from layerscope.artifacts import BottleneckScores, Thresholds
+from layerscope.data.hashing import teacher_hash
 from layerscope.data.labelled import labelled_data
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.noise import add_noise, sample_noise
 from layerscope.functional.similarity import pooled_cosine, position_cosine, vector_cosine
@@ -76,6 +78,8 @@ class BottleneckDiagnosis(LightningModule):
         self.autoencoder = cast(Any, autoencoder.requires_grad_(False).eval())
         self.teacher = cast(Any, teacher.requires_grad_(False).eval())
         self.noise = noise
+        # A submodule, so that it moves to the device; in eval mode, so that dropout or batch norm do not judge.
+        self.denoiser = noise.denoiser.requires_grad_(False).eval() if isinstance(noise.denoiser, nn.Module) else None
         self.posterior = posterior
         self.controls = controls_by_name(controls or [])
         self.threshold_settings = thresholds
@@ -150,7 +154,9 @@ class BottleneckDiagnosis(LightningModule):
         if not isinstance(loader, DataLoader):
             raise ConfigurationError("BottleneckDiagnosis needs one evaluation dataloader with a map-style dataset.")
         self._calibrate(loader)
-        self.thresholds = resolve_thresholds(self.threshold_settings, self, cast(nn.Module, self.teacher))
+        teacher = cast(nn.Module, self.teacher)
+        self.teacher_hash = teacher_hash(teacher, data)
+        self.thresholds = resolve_thresholds(self.threshold_settings, self, teacher)
         rows, conditions = len(loader.dataset), len(self.conditions)  # type: ignore[arg-type]
         labels = len(data.labels)
         self.table = IndexedTable(
@@ -167,6 +173,7 @@ class BottleneckDiagnosis(LightningModule):
         self, batch: Batch, batch_idx: int
     ) -> DiagnosisOutput:
         image, ids = batch["image"], batch["id"]
+        self._check_size(image, ids)
         original = self._look(image)
         check_finite(original.logits, ids, "the original")
         z = self._latent(self.autoencoder.encode(image), ids)
@@ -241,6 +248,11 @@ class BottleneckDiagnosis(LightningModule):
         return TeacherFeatures(self.teacher(image).float())
 
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
+        if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
+            raise ConfigurationError(
+                f"{type(self.autoencoder).__name__}.encode gives a {type(posterior).__name__}; it must give a posterior "
+                "with mean and std (layerscope.protocols.Posterior)."
+            )
         if self.posterior == "mode":
             return posterior.mean
         eps = sample_noise(ids, posterior.mean.shape[1:], self.noise.seed, "posterior")
@@ -248,13 +260,19 @@ class BottleneckDiagnosis(LightningModule):
 
     def _decode(self, z: Tensor) -> Tensor:
         """Decoded in chunks, clamped to the range an image file can hold."""
-        chunks = [self.autoencoder.decode(chunk) for chunk in z.split(self.decode_batch_size)]
-        return torch.cat(chunks).float().clamp(-1, 1)
+        picture = torch.cat([self.autoencoder.decode(chunk) for chunk in z.split(self.decode_batch_size)])
+        if picture.shape[1:] != self._image_shape:
+            raise ConfigurationError(
+                f"{type(self.autoencoder).__name__} decodes to {tuple(picture.shape[1:])}, but the images are "
+                f"{tuple(self._image_shape)} (channels, height, width). An autoencoder under diagnosis gives back the "
+                "size it was given."
+            )
+        return picture.float().clamp(-1, 1)
 
     def _noisy_latents(self, z: Tensor, ids: list[str]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Chunks of noisy latents with the batch row and the condition of each."""
         clean = self._space.normalise(z)
-        denoise = self._space.denoiser(self.noise.denoiser)
+        denoise = self.denoiser or self._space.denoiser(self.noise.denoiser)
         batch_rows = torch.arange(len(z), device=z.device)
         for draw in sorted({c.draw for c in self.conditions if c.draw is not None}):
             eps = sample_noise(ids, clean.shape[1:], self.noise.seed, draw).to(clean)
@@ -299,30 +317,36 @@ class BottleneckDiagnosis(LightningModule):
 
     @torch.no_grad()
     def _calibrate(self, loader: DataLoader[Any]) -> None:
-        """Latent statistics, and cosines between different originals (the null), on evenly spaced images.
+        """Latent statistics, and cosines between different originals (the null), on a sample of the split.
 
-        Every process measures the same images, so the outcome does not depend on their number.
+        Images are chosen, and paired for the null, in the order of a hash of their ids: neither the order of the rows
+        nor the number of processes matters (each measures the same images), and neighbours in a table, which may be
+        one patient, are not paired.
         """
-        dataset = loader.dataset
-        rows = len(dataset)  # type: ignore[arg-type]
-        wanted = min(rows, self.noise.latent_statistics_images)
-        chosen = np.unique(np.linspace(0, rows - 1, wanted).round().astype(int)).tolist()
+        dataset: Any = loader.dataset
+        chosen = sorted(range(len(dataset)), key=lambda row: _shuffling_key(dataset.ids[row]))
+        chosen = chosen[: self.noise.latent_statistics_images]
         statistics: LatentStatistics | None = None
         null: list[Tensor] = []
         previous: TeacherFeatures | None = None
         self._names_of_similarity: list[str] = []
+        precision = self.trainer.precision_plugin
         images = DataLoader(Subset(dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
         for batch in images:
-            image = batch["image"].to(self.device)
-            self._check_size(image)
-            z = self._latent(self.autoencoder.encode(image), batch["id"])
-            if self.noise.latent_normalisation == "config":
-                z = self.autoencoder.scale(z)
+            image = precision.convert_input(batch["image"].to(self.device))
+            if statistics is None:
+                self._image_shape = tuple(image.shape[1:])
+            self._check_size(image, batch["id"])
+            # Lightning enters the precision's context for steps only.
+            with precision.forward_context():
+                z = self._latent(self.autoencoder.encode(image), batch["id"])
+                if self.noise.latent_normalisation == "config":
+                    z = self.autoencoder.scale(z)
+                seen = self._look(image)
             if statistics is None:
                 statistics = LatentStatistics(*z.shape[1:]).to(self.device)
-                self._latent_shape, self._image_shape = tuple(z.shape[1:]), tuple(image.shape[1:])
+                self._latent_shape = tuple(z.shape[1:])
             statistics.update(z)
-            seen = self._look(image)
             self._names_of_similarity = _similarity_names(seen)
             if self._names_of_similarity:
                 null.extend(self._neighbours(previous, seen))
@@ -343,15 +367,26 @@ class BottleneckDiagnosis(LightningModule):
             rows = torch.arange(len(seen.logits) - 1, device=seen.logits.device)
             yield self._compare(seen, _slice(seen, slice(1, None)), rows)
 
-    def _check_size(self, image: Tensor) -> None:
+    def _check_size(self, image: Tensor, ids: list[str]) -> None:
         height, width = image.shape[-2:]
+        if tuple(image.shape[1:]) != self._image_shape:
+            raise DataError(
+                f"The image {ids[0]!r} has {width} × {height} pixels and others have {self._image_shape[2]} × "
+                f"{self._image_shape[1]}; a diagnosis needs one size, since latents are measured per position. Set "
+                "data.init_args.image_size or data.init_args.center_crop_size."
+            )
         factor = self.autoencoder.downsampling
         if height % factor or width % factor:
             raise ConfigurationError(
                 f"Images of {width} × {height} pixels do not divide by the autoencoder's downsampling of {factor}; "
-                "diffusers would crop them without a word. Set data.image_size or data.center_crop_size to a multiple "
-                f"of {factor}, such as {max(factor, height // factor * factor)}."
+                "diffusers would crop them without a word. Set data.init_args.image_size or "
+                f"data.init_args.center_crop_size to a multiple of {factor}, such as "
+                f"{max(factor, height // factor * factor)}."
             )
+
+
+def _shuffling_key(sample_id: str) -> bytes:
+    return hashlib.blake2b(sample_id.encode(), digest_size=8).digest()
 
 
 def _similarity_names(seen: TeacherFeatures) -> list[str]:

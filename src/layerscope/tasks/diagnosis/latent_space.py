@@ -33,7 +33,8 @@ class NoiseSettings:
         betas: with ``custom``: the betas of a variance-preserving process, steps counted from 0.
         latent_normalisation: ``measured`` subtracts the mean and divides by the standard deviation per channel,
             measured on this data with this encoder; ``config`` uses the autoencoder's own scaling and shift factors.
-        latent_statistics_images: number of images, evenly spaced over the evaluated split, to measure on.
+        latent_statistics_images: number of images of the evaluated split to measure on, chosen by a hash of their ids;
+            they are encoded once more for it.
         denoiser: ``none`` decodes the noisy latent, which tests the decoder's robustness; ``wiener`` decodes its
             linear estimate, which tests what information is left; or a module of your own by class_path, called
             as ``denoiser(z, alpha, sigma)``.
@@ -46,7 +47,7 @@ class NoiseSettings:
     alpha_sigma: list[tuple[float, float]] | None = None
     betas: list[float] | None = None
     latent_normalisation: Literal["measured", "config"] = "measured"
-    latent_statistics_images: int = 256
+    latent_statistics_images: int = 64
     denoiser: Literal["none", "wiener"] | nn.Module = "none"
 
     def schedule(self) -> NoiseSchedule:
@@ -70,6 +71,12 @@ class NoiseSettings:
                 return self.scheduler
             case _:
                 raise ConfigurationError(f"noise.scheduler is {self.scheduler!r}: expected ddpm, flow_match or custom.")
+
+    def __post_init__(self) -> None:
+        if self.latent_statistics_images < 1:
+            raise ConfigurationError(
+                f"noise.latent_statistics_images is {self.latent_statistics_images}: expected at least 1."
+            )
 
     def draws_at(self, log_snr: float) -> int:
         """Number of noise draws at a step."""
@@ -141,14 +148,12 @@ class LatentSpace:
         centred = torch.fft.fft2(u - alpha * self._offset, norm="ortho")
         return torch.fft.ifft2(centred * gain, norm="ortho").real + self._offset
 
-    def denoiser(self, choice: Literal["none", "wiener"] | nn.Module) -> Callable[[Tensor, float, float], Tensor]:
-        """The function (u, alpha, sigma) to u that stands between noise and decoder."""
+    def denoiser(self, choice: object) -> Callable[[Tensor, float, float], Tensor]:
+        """The built-in function (u, alpha, sigma) to u that stands between noise and decoder."""
         match choice:
             case "none":
                 return lambda u, alpha, sigma: u
             case "wiener":
                 return self.wiener
-            case nn.Module():
-                return choice
             case _:
                 raise ConfigurationError(f"noise.denoiser is {choice!r}: expected none, wiener or a class_path.")
