@@ -139,8 +139,8 @@ def _caveats(task: Any, data: Any) -> list[dict[str, str]]:
     if data.data_hash(data.eval_split) != task.thresholds.data_hash:
         return []
     reason = (
-        "the thresholds were fitted on the originals of these very images, so F1 and flips at them favour the original; "
-        "AUROC, AP and the verdict do not depend on thresholds"
+        "the thresholds were fitted on the originals of these very images, so F1 and flips at them favour the "
+        "original; AUROC, AP and the verdict do not depend on thresholds"
     )
     return [{"what": "F1 and flips on images apart from the threshold's", "reason": reason}]
 

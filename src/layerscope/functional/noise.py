@@ -177,8 +177,8 @@ class TableSchedule(NoiseSchedule):
         ratios = [alpha / sigma for alpha, sigma in alpha_sigma]
         if len(set(ratios)) < len(ratios):
             raise ConfigurationError(
-                "Two pairs of noise.alpha_sigma have the same alpha / sigma, so the same log-SNR: curves against log-SNR "
-                "cannot hold both. Diagnose them in two runs."
+                "Two pairs of noise.alpha_sigma have the same alpha / sigma, so the same log-SNR: curves against "
+                "log-SNR cannot hold both. Diagnose them in two runs."
             )
         self._pairs = [(float(alpha), float(sigma)) for alpha, sigma in alpha_sigma]
 

@@ -81,8 +81,8 @@ def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, tea
             thresholds = Thresholds.load(settings.file).for_labels(data.labels.names)
             if thresholds.teacher_hash != teacher_hash(teacher, data):
                 rank_zero_warn(
-                    f"The thresholds in {settings.file} were fitted for another teacher, or for images cut or resized in "
-                    "another way (teacher hashes differ). F1 and flips use them all the same; the summary says so."
+                    f"The thresholds in {settings.file} were fitted for another teacher, or for images cut or resized "
+                    "in another way (teacher hashes differ). F1 and flips use them all the same; the summary says so."
                 )
             if thresholds.data_hash != data.data_hash("val"):
                 rank_zero_warn(

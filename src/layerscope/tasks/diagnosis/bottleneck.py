@@ -250,8 +250,8 @@ class BottleneckDiagnosis(LightningModule):
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
         if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
             raise ConfigurationError(
-                f"{type(self.autoencoder).__name__}.encode gives a {type(posterior).__name__}; it must give a posterior "
-                "with mean and std (layerscope.protocols.Posterior)."
+                f"{type(self.autoencoder).__name__}.encode gives a {type(posterior).__name__}; it must give a "
+                "posterior with mean and std (layerscope.protocols.Posterior)."
             )
         if self.posterior == "mode":
             return posterior.mean
