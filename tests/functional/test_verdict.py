@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from layerscope.functional.verdict import decide, needed_positives
+from layerscope.functional.verdict import decide, needed_positives, too_few
 
 
 @pytest.mark.parametrize(
@@ -40,3 +40,16 @@ def test_needed_positives_is_rounded_up_and_never_fewer_than_there_are():
 @pytest.mark.parametrize(("delta", "se"), [(np.nan, 0.1), (-0.05, 0.1), (-0.02, np.nan), (-0.05 + 1e-9, 0.1)])
 def test_no_number_where_none_can_be_told(delta, se):
     assert needed_positives(10, delta, se, margin=0.05) is None
+
+
+@pytest.mark.parametrize(
+    ("positives", "negatives", "grouped", "reason"),
+    [
+        (3, 300, False, "only 3 positives: intervals are not reliable"),
+        (300, 9, False, "only 9 negatives: intervals are not reliable"),
+        (4, 80, True, "only 4 groups with positives: intervals are not reliable"),
+        (10, 10, False, ""),
+    ],
+)
+def test_a_handful_of_units_decides_nothing(positives, negatives, grouped, reason):
+    assert too_few(positives, negatives, grouped) == reason

@@ -9,6 +9,23 @@ from scipy.stats import norm
 
 Verdict = Literal["bottleneck", "not a bottleneck", "inconclusive", "undefined"]
 
+# With fewer independent units (patients, else images) of a class the intervals hold the truth too seldom: a 95 % one
+# in about 64 % of redraws with 2 positives, 82 % with 5. They must not decide anything.
+MIN_UNITS = 10
+
+
+def too_few(units_pos: int, units_neg: int, grouped: bool) -> str:
+    """Why so few independent units of a class decide nothing; empty where there are enough.
+
+    >>> too_few(3, 200, grouped=False)
+    'only 3 positives: intervals are not reliable'
+    """
+    units, name = min((units_pos, "positives"), (units_neg, "negatives"))
+    if units >= MIN_UNITS:
+        return ""
+    counted = f"{units} groups with {name}" if grouped else f"{units} {name}"
+    return f"only {counted}: intervals are not reliable"
+
 
 def decide(delta: float, lo: float, hi: float, margin: float) -> Verdict:
     """Whether a change of AUROC is a loss that matters, is none, or cannot be told.

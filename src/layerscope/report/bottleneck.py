@@ -12,7 +12,7 @@ import numpy as np
 from layerscope.artifacts.scores import BottleneckScores
 from layerscope.errors import ArtifactError
 from layerscope.functional.intervals import benjamini_hochberg, group_index, holm, smallest_detectable_drop
-from layerscope.functional.verdict import decide, needed_positives
+from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives, too_few
 from layerscope.report.agreement import agreement_rows, similarity_rows
 from layerscope.report.collapse import collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
@@ -153,45 +153,56 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
 def _widen_saturated(
     auroc: Estimates, logits: np.ndarray, truth: GroundTruth, conditions: Sequence[ConditionGroup], level: float
 ) -> np.ndarray:
-    """(G, L): labels ranked perfectly on both sides, where the sample shows no spread although the scores differ.
+    """(G, L): labels whose AUROC shows no spread at all although the samples are ordered differently.
 
-    Their interval would be [0, 0] whatever the number of samples. Instead its lower end is what a loss may be that
-    shows in none of m positives, with confidence ``level``: 1 - (1 - level)^(1/m), about 3/m.
+    No sample moved past one of the other class, so their interval would be [0, 0] whatever the number of samples.
+    Instead it reaches to what a change may be that shows in none of m units, with confidence ``level``:
+    1 - (1 - level)^(1/m), about 3/m, within what AUROC can still fall or rise.
     """
     saturated = np.zeros(auroc.value.shape, dtype=np.bool_)
     for g, condition in enumerate(conditions):
         if condition.kind == "real":
             continue
-        for k in np.flatnonzero((auroc.value[0] == auroc.value[g]) & (np.abs(auroc.value[0] - 0.5) == 0.5)):
-            rows = truth.known[:, k]
-            order = np.argsort(logits[0][rows, k], kind="stable")
-            same = all(np.array_equal(order, np.argsort(logits[r][rows, k], kind="stable")) for r in condition.rows)
-            if same:
+        for k in np.flatnonzero((auroc.delta[g] == 0) & (auroc.delta_se[g] == 0)):
+            if _same_order(logits[:, truth.known[:, k], k], condition.rows):
                 continue
             saturated[g, k] = True
-            units = _units(truth, int(k))
-            loss = 1 - (1 - level) ** (1 / units)
-            auroc.delta_lo[g, k] = -loss if auroc.value[0, k] == 1 else 0.0
-            auroc.delta_hi[g, k] = loss if auroc.value[0, k] == 0 else 0.0
+            auroc.delta_lo[g, k], auroc.delta_hi[g, k] = _unseen_change(auroc.value[0, k], truth, int(k), level)
     return saturated
 
 
+def _same_order(logits: np.ndarray, rows: Sequence[int]) -> bool:
+    """Whether the scores (R, N) of every given row order the samples as those of row 0, the real image, do."""
+    order = np.argsort(logits[0], kind="stable")
+    return all(np.array_equal(order, np.argsort(logits[row], kind="stable")) for row in rows)
+
+
+def _unseen_change(value: float, truth: GroundTruth, label: int, level: float) -> tuple[float, float]:
+    """Lower and upper end of a change of AUROC that would show in none of the label's units, by the rule of three."""
+    change = 1 - (1 - level) ** (1 / min(_units(truth, label)))
+    return -min(change, float(value)), min(change, 1 - float(value))
+
+
 def _widen_macro(metrics: LabelMetrics, truth: GroundTruth, saturated: np.ndarray) -> None:
-    """Adds the saturated labels' unseen loss to the lower end of the macro interval, as an independent error."""
+    """Adds the saturated labels' unseen change to both ends of the macro interval, as an independent error."""
     label, macro = metrics.label["auroc"], metrics.macro["auroc"]
     for g in np.flatnonzero(saturated.any(axis=1)):
-        unseen = label.delta_lo[g, saturated[g]] / truth.defined.sum()
-        seen = macro.delta[g, 0] - macro.delta_lo[g, 0]
-        macro.delta_lo[g, 0] = macro.delta[g, 0] - np.sqrt(seen**2 + np.sum(unseen**2))
+        for bound, unseen, sign in ((macro.delta_lo, label.delta_lo, -1), (macro.delta_hi, label.delta_hi, 1)):
+            parts = [bound[g, 0] - macro.delta[g, 0], *unseen[g, saturated[g]] / truth.defined.sum()]
+            bound[g, 0] = macro.delta[g, 0] + sign * np.linalg.norm(parts)
 
 
-def _units(truth: GroundTruth, label: int) -> int:
-    """Independent units in the smaller class of a label: patients where there are any, images otherwise."""
-    positive = (truth.target[:, label] == 1) & truth.known[:, label]
-    negative = ~positive & truth.known[:, label]
+def _units(truth: GroundTruth, label: int | np.ndarray) -> tuple[int, int]:
+    """Independent units with a positive and with a negative: patients where there are any, images otherwise.
+
+    label: one label, or a mask (L,) of labels that are taken together.
+    """
+    columns = np.atleast_1d(np.arange(truth.target.shape[1])[label])
+    target, known = truth.target[:, columns], truth.known[:, columns]
+    positive, negative = (((target == value) & known).any(axis=1) for value in (1, 0))
     if truth.group is None:
-        return int(min(positive.sum(), negative.sum()))
-    return min(len(np.unique(truth.group[positive])), len(np.unique(truth.group[negative])))
+        return int(positive.sum()), int(negative.sum())
+    return len(np.unique(truth.group[positive])), len(np.unique(truth.group[negative]))
 
 
 def _add_bands(
@@ -213,7 +224,9 @@ def _add_bands(
         pooled.add_band([(g, 0) for g in noise], truth.group, settings.level, settings.seed)
     for g, k in np.argwhere(saturated):
         if g == recon or g in noise:
-            auroc.sim_lo[g, k], auroc.sim_hi[g, k] = auroc.delta_lo[g, k], auroc.delta_hi[g, k]
+            family = int(truth.defined.sum()) if g == recon else len(noise)
+            level = 1 - (1 - settings.level) / family
+            auroc.sim_lo[g, k], auroc.sim_hi[g, k] = _unseen_change(auroc.value[0, k], truth, int(k), level)
 
 
 def _adjust_p(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> None:
@@ -240,20 +253,28 @@ def _label_verdict(
     auroc, f1 = metrics.label["auroc"], metrics.label["f1_fixed"]
     delta, lo, hi = (float(cell[recon, k]) for cell in (auroc.delta, auroc.sim_lo, auroc.sim_hi))
     se, n_pos = float(auroc.delta_se[recon, k]), int(truth.n_pos[k])
-    reason = truth.reason(k)
+    reason = truth.reason(k).removeprefix("undefined: ")
     verdict = decide(delta, lo, hi, settings.margin_label)
+    units = _units(truth, k)
+    few = "" if reason or delta == lo == hi == 0 else too_few(*units, truth.group is not None)
+    if few:
+        verdict, reason = "inconclusive", few
     needed = None
     # The level at which this label is judged alone, so that all labels together are judged at settings.level.
     level = math.erf((hi - delta) / se / math.sqrt(2)) if se > 0 else settings.level
     if verdict == "inconclusive":
         needed = needed_positives(n_pos, delta, se, settings.margin_label, level)
         if saturated[recon, k]:
-            needed = math.ceil(math.log(1 - settings.level) / math.log1p(-settings.margin_label))
+            unsure = (1 - settings.level) / truth.defined.sum()
+            needed = math.ceil(math.log(unsure) / math.log1p(-settings.margin_label))
+        if units[0] < MIN_UNITS:
+            # Positives per group stay what they are.
+            needed = max(needed or 0, math.ceil(MIN_UNITS * n_pos / units[0]))
     return {
         "label": name,
         "display": display,
         "verdict": verdict,
-        "reason": reason.removeprefix("undefined: "),
+        "reason": reason,
         "n_pos": n_pos,
         "n_neg": int(truth.n[k] - truth.n_pos[k]),
         "auroc_real": float(auroc.value[0, k]),
@@ -306,7 +327,10 @@ def _overall_verdict(
     auroc, f1 = metrics.macro["auroc"], metrics.macro["f1_fixed"]
     delta, lo, hi = (float(cell[recon, 0]) for cell in (auroc.delta, auroc.delta_lo, auroc.delta_hi))
     se = float(auroc.delta_se[recon, 0])
-    verdict = decide(delta, lo, hi, settings.margin_macro)
+    verdict, reason = decide(delta, lo, hi, settings.margin_macro), ""
+    few = "" if not truth.defined.any() or delta == lo == hi == 0 else _few_everywhere(truth)
+    if few:
+        verdict, reason = "inconclusive", few
     noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
@@ -316,6 +340,7 @@ def _overall_verdict(
         needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)
     return {
         "verdict": verdict,
+        "reason": reason,
         "delta_auroc": delta,
         "ci_lo": lo,
         "ci_hi": hi,
@@ -336,6 +361,11 @@ def _overall_verdict(
         "lowest_log_snr": min((condition.log_snr for condition in noise), default=math.nan),
         **_noise_fields(collapse, MACRO),
     }
+
+
+def _few_everywhere(truth: GroundTruth) -> str:
+    """Why all labels together have too few positives or negatives for an average; empty where they have enough."""
+    return too_few(*_units(truth, truth.defined), truth.group is not None)
 
 
 def _nearest_control(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> str | None:
@@ -378,7 +408,7 @@ def _per_label_rows(
                 if metric.startswith("f1") and shifted[k] and condition.kind == "recon":
                     flag = "score shift"
                 elif metric == "auroc" and saturated[g, k]:
-                    flag = "perfect ranking on both: interval by the rule of three"
+                    flag = "no sample passed one of the other class: interval by the rule of three"
                 value = estimates.value[g, k]
                 line = long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), averaged, flag)
                 rows.append(with_estimates(line, estimates, g, k))

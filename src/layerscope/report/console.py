@@ -66,8 +66,10 @@ def _numbers(entry: Mapping[str, Any], real: float | None) -> list[str]:
     if _missing(entry["delta_auroc"]):
         return [_number(real), "", "", f"{word} ({entry.get('reason') or 'no label defined'})"]
     interval = f"[{_number(entry['ci_lo'], sign=True)}, {_number(entry['ci_hi'], sign=True)}]"
-    if entry.get("needed_positives"):
-        word += f" (needs about {entry['needed_positives']} positives)"
+    needed = entry.get("needed_positives")
+    notes = [entry.get("reason"), f"needs about {needed} positives" if needed else ""]
+    if any(notes):
+        word += f" ({'; '.join(str(note) for note in notes if note)})"
     if entry.get("score_shift"):
         word += ", score shift"
     return [_number(real), _number(entry["delta_auroc"], sign=True), interval, word]

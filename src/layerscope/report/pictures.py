@@ -9,7 +9,7 @@ import matplotlib
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from scipy.ndimage import uniform_filter
+from scipy.ndimage import binary_erosion, uniform_filter
 
 Picture = NDArray[np.uint8]
 
@@ -37,13 +37,14 @@ def signed_difference(original: Picture, other: Picture, scale: float) -> Pictur
 def crop_comparison(images: dict[str, Picture], scale: float, side: int | None = None) -> Picture:
     """Original, reconstruction, noisy reconstruction(s) and signed difference around the largest local change.
 
+    The black surround of a fundus or endoscope picture, and its rim, are left out while there is anything else.
     images: "real", "recon" and further conditions, uint8 (H, W, 3). The crop has a quarter of the image's side, at
     least 32 pixels, and is enlarged without smoothing, so that a lesion of three pixels can be seen.
     """
     change = _change(images["real"], images["recon"])
     height, width = change.shape
     side = min(side or max(32, min(height, width) // 4), height, width)
-    local = uniform_filter(np.abs(change), size=max(3, side // 8), mode="nearest")
+    local = uniform_filter(np.abs(change), size=max(3, side // 8), mode="nearest") * _inside(images["real"], side // 4)
     y, x = np.unravel_index(int(local.argmax()), local.shape)
     top = int(np.clip(y - side // 2, 0, height - side))
     left = int(np.clip(x - side // 2, 0, width - side))
@@ -52,6 +53,13 @@ def crop_comparison(images: dict[str, Picture], scale: float, side: int | None =
     enlarged = [np.asarray(Image.fromarray(p).resize((_PANEL, _PANEL), Image.Resampling.NEAREST)) for p in panels]
     gap = np.full((_PANEL, _GAP, 3), 255, dtype=np.uint8)
     return np.concatenate([part for panel in enlarged for part in (panel, gap)][:-1], axis=1)
+
+
+def _inside(original: Picture, rim: int) -> NDArray[np.bool_]:
+    """True where the picture shows something, ``rim`` pixels away from a black surround; everywhere if that is nothing."""
+    shown = uniform_filter(original.max(axis=2).astype(np.float64), size=3, mode="nearest") > 8
+    inside = binary_erosion(shown, iterations=max(1, rim), border_value=1)
+    return inside if inside.any() else np.ones_like(inside)
 
 
 def _change(original: Picture, other: Picture) -> NDArray[np.float64]:

@@ -90,7 +90,8 @@ def _macro_sentence(overall: Mapping[str, Any], level: float) -> str:
             return f"On average the VAE is not a bottleneck for this teacher: {figures}."
         case _:
             needs = overall.get("needed_positives")
-            remedy = f"; about {needs} positives per label would decide it" if needs else ""
+            remedy = f"; {overall['reason']}" if overall.get("reason") else ""
+            remedy += f"; about {needs} positives per label would decide it" if needs else ""
             return f"It stays open whether the VAE is a bottleneck for this teacher: {figures}{remedy}."
 
 
@@ -105,11 +106,7 @@ def _label_sentence(overall: Mapping[str, Any], labels: Sequence[Mapping[str, An
     kept = [e["display"] for e in labels if e["verdict"] == "not a bottleneck"]
     if kept:
         parts.append(f"not a bottleneck for {joined(kept)}")
-    open_ones = [
-        e["display"] + (f" (needs about {e['needed_positives']} positives)" if e["needed_positives"] else "")
-        for e in labels
-        if e["verdict"] == "inconclusive"
-    ]
+    open_ones = [e["display"] + _in_brackets(e) for e in labels if e["verdict"] == "inconclusive"]
     if open_ones:
         parts.append(f"inconclusive: {', '.join(open_ones)}")
     undefined = [f"{e['display']} ({e['reason']})" for e in labels if e["verdict"] == "undefined"]
@@ -119,6 +116,13 @@ def _label_sentence(overall: Mapping[str, Any], labels: Sequence[Mapping[str, An
         return ""
     text = "; ".join(parts)
     return f"{text[0].upper()}{text[1:]}."
+
+
+def _in_brackets(label: Mapping[str, Any]) -> str:
+    """Why a label is open and how many positives would settle it, as far as either is known."""
+    needed = label["needed_positives"]
+    parts = [label["reason"], f"needs about {needed} positives" if needed else ""]
+    return f" ({'; '.join(filter(None, parts))})" if any(parts) else ""
 
 
 def _with_drop(label: Mapping[str, Any]) -> str:

@@ -1,0 +1,80 @@
+"""When a label's verdict is withheld: too few units, a teacher that knows nothing, rankings that hardly differ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+from synthetic_scores import make_scores, replaced
+
+from layerscope.artifacts import BottleneckScores
+from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
+from layerscope.report.console import verdict_table
+
+SETTINGS = AnalysisSettings(n_bootstrap=50)
+
+
+def one_label(target: np.ndarray, real: np.ndarray, recon: np.ndarray, **changes: Any) -> BottleneckScores:
+    """Scores of a real image and its reconstruction for labels (N, L)."""
+    n, n_labels = target.shape
+    scores = make_scores(n=n, n_labels=n_labels, steps=(), controls=False, n_stages=0)
+    known = np.ones(target.shape, dtype=np.bool_)
+    logits = np.stack([real, recon]).astype(np.float32)
+    return replaced(scores, target=target.astype(np.uint8), known=known, logits=logits, **changes)
+
+
+def with_positives(n_pos: int, fall: float, n: int = 200) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    rng = np.random.default_rng(n_pos)
+    target = (np.arange(n) < n_pos).astype(int)[:, None]
+    real = 4.0 * target + rng.normal(size=(n, 1))
+    return target, real, real - fall * target + 0.05 * rng.normal(size=(n, 1))
+
+
+@pytest.mark.parametrize("n_pos", [1, 2, 3, 9])
+@pytest.mark.parametrize("fall", [0.0, 4.0])
+def test_a_handful_of_positives_is_inconclusive_whatever_the_interval(n_pos: int, fall: float) -> None:
+    analysis = analyse_bottleneck(one_label(*with_positives(n_pos, fall)), SETTINGS)
+    [entry] = analysis.verdict["per_label"]
+    assert entry["verdict"] == analysis.verdict["overall"]["verdict"] == "inconclusive"
+    assert entry["reason"] == f"only {n_pos} positives: intervals are not reliable"
+    assert entry["needed_positives"] >= 10
+    assert f"nconclusive: Label 0 ({entry['reason']}; needs about" in analysis.verdict["overall"]["sentence"]
+    assert entry["reason"] in verdict_table(analysis.summary())
+
+
+def test_enough_positives_and_unchanged_scores_are_told() -> None:
+    [entry] = analyse_bottleneck(one_label(*with_positives(60, 4.0)), SETTINGS).verdict["per_label"]
+    assert (entry["verdict"], entry["reason"]) == ("bottleneck", "")
+    target, real, _ = with_positives(3, 0.0)
+    [entry] = analyse_bottleneck(one_label(target, real, real), SETTINGS).verdict["per_label"]
+    assert (entry["verdict"], entry["reason"], entry["ci_lo"]) == ("not a bottleneck", "", 0)
+
+
+def test_many_images_of_few_patients_are_few() -> None:
+    target, real, recon = with_positives(40, 4.0)
+    group = np.array([f"patient{i // 10}" for i in range(200)])
+    [entry] = analyse_bottleneck(one_label(target, real, recon, group=group), SETTINGS).verdict["per_label"]
+    assert entry["verdict"] == "inconclusive"
+    assert entry["reason"] == "only 4 groups with positives: intervals are not reliable"
+    assert entry["needed_positives"] >= 100
+
+
+def test_unchanged_auroc_of_changed_scores_is_not_proved_unchanged() -> None:
+    # Positives lie among the negatives; both classes keep their places and only swap inside them.
+    target = np.tile((np.arange(400) % 10 == 5).astype(int)[:, None], (1, 2))
+    real = np.tile(np.arange(400.0)[:, None], (1, 2)) + 100 * target
+    recon = real.copy()
+    negatives = np.flatnonzero(target[:, 0] == 0)
+    recon[negatives[[0, 1]], 0] = real[negatives[[1, 0]], 0]
+    recon[:, 1] = np.tanh(real[:, 1] / 400)
+    analysis = analyse_bottleneck(one_label(target, real, recon), SETTINGS)
+    swapped, contrast = analysis.verdict["per_label"]
+    assert 0.5 < swapped["auroc_real"] < 1
+    assert (contrast["ci_lo"], contrast["ci_hi"], contrast["verdict"]) == (0, 0, "not a bottleneck")
+    # 40 positives; two labels share the 5 %.
+    unseen = 1 - 0.025 ** (1 / 40)
+    assert swapped["ci_lo"] == pytest.approx(-unseen)
+    assert swapped["ci_hi"] == pytest.approx(min(unseen, 1 - swapped["auroc_real"]))
+    assert swapped["verdict"] == "inconclusive"
+    assert swapped["needed_positives"] == 72
