@@ -9,6 +9,7 @@ import pytest
 from synthetic_scores import make_scores, replaced
 
 from layerscope.artifacts import BottleneckScores
+from layerscope.errors import ConfigurationError
 from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
 from layerscope.report.console import verdict_table
 
@@ -78,3 +79,11 @@ def test_unchanged_auroc_of_changed_scores_is_not_proved_unchanged() -> None:
     assert swapped["ci_hi"] == pytest.approx(min(unseen, 1 - swapped["auroc_real"]))
     assert swapped["verdict"] == "inconclusive"
     assert swapped["needed_positives"] == 72
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"level": 95}, {"level": 0.0}, {"margin_label": -0.05}, {"margin_macro": 1.0}, {"n_bootstrap": 0}]
+)
+def test_settings_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
+    with pytest.raises(ConfigurationError, match=next(iter(wrong))):
+        AnalysisSettings(**wrong)

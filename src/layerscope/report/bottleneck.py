@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 
 from layerscope.artifacts.scores import BottleneckScores
-from layerscope.errors import ArtifactError
+from layerscope.errors import ArtifactError, ConfigurationError
 from layerscope.functional.intervals import benjamini_hochberg, group_index, holm, smallest_detectable_drop
 from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives, too_few
 from layerscope.report.agreement import agreement_rows, similarity_rows
@@ -35,6 +35,18 @@ class AnalysisSettings:
     margin_label: float = 0.05
     n_bootstrap: int = 1000
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuses what would fail, or turn verdicts round, only after all images have been seen."""
+        if not 0 < self.level < 1:
+            raise ConfigurationError(f"level is {self.level}; it must lie between 0 and 1, such as 0.95 for 95 %.")
+        for name in ("margin_macro", "margin_label"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ConfigurationError(
+                    f"{name} is {getattr(self, name)}; it is a loss of AUROC as a positive number, from 0 to below 1."
+                )
+        if self.n_bootstrap < 1:
+            raise ConfigurationError(f"n_bootstrap is {self.n_bootstrap}; at least one resample is needed.")
 
 
 @dataclass(frozen=True)
