@@ -40,6 +40,9 @@ class TrainingSummary(Callback):
                 },
             )
 
+        best = getattr(checkpoint, "best_model_path", "")
+        print(f"\nResults: {folder.directory.path}" + (f"\nBest checkpoint: {best}" if best else ""))
+
 
 class SaveModel(Callback):
     """Saves one module of the task in its own format when training ends: a diffusers folder, a safetensors file.

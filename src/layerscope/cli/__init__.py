@@ -141,6 +141,8 @@ def _split_global_options(argv: list[str]) -> tuple[GlobalOptions, list[str]]:
 
 def _print_error(message: str) -> None:
     paragraph = " ".join(message.split())
+    if sys.stderr.isatty():
+        print(file=sys.stderr)  # a progress bar leaves the cursor at the end of its line
     print(
         textwrap.fill(f"layerscope: error: {paragraph}", width=100, break_long_words=False, break_on_hyphens=False),
         file=sys.stderr,

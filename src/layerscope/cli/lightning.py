@@ -93,6 +93,8 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
     )
+    if allow_import and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script, unlike python -m, does not look where the user stands
     set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
     cli = _Build()
     try:

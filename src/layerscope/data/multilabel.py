@@ -178,6 +178,8 @@ class MultilabelImages(LightningDataModule):
             }
         )
         self.root = Path(root)
+        if not self.root.is_dir():
+            raise DataError(f"data.init_args.root is {root}, which is no directory (seen from {Path.cwd()}).")
         self.image_size = image_size
         self.center_crop_size = center_crop_size
         self.resize_filter: ResizeFilter = resize_filter

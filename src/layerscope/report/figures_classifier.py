@@ -95,7 +95,7 @@ def per_label_figure(rows: Sequence[Row], display: dict[str, str] | None = None)
 def reliability_figure(rows: Sequence[Row]) -> Figure:
     """Share of positives against predicted probability, all labels together, above how often each was predicted.
 
-    rows: reliability.csv. Thin lines: single labels with at least 20 samples in a bin.
+    rows: reliability.csv. Thin lines: single labels, where a bin has at least 5 samples.
     """
     figure = Figure(figsize=(3.9, 4.4), layout="constrained")
     grid = figure.add_gridspec(2, 1, height_ratios=[4, 1], hspace=0.03)
@@ -107,13 +107,16 @@ def reliability_figure(rows: Sequence[Row]) -> Figure:
         axes.set_xlim(-0.01, 1.01)
     curve.plot([0, 1], [0, 1], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
     for label in dict.fromkeys(row["label"] for row in rows if row["label"] != MICRO):
-        own = [row for row in rows if row["label"] == label and row["n"] >= 20]
+        own = [row for row in rows if row["label"] == label]
+        # A gap where a bin is thin: a line across it would look like calibration that nobody has seen.
         curve.plot(
             [row["mean_probability"] for row in own],
-            [row["share_positive"] for row in own],
+            [row["share_positive"] if row["n"] >= 5 else float("nan") for row in own],
             color=BLUE,
-            alpha=0.25,
+            alpha=0.3,
             linewidth=0.9,
+            marker=".",
+            markersize=3,
         )
     pooled = [row for row in rows if row["label"] == MICRO and row["n"] > 0]
     x = [row["mean_probability"] for row in pooled]

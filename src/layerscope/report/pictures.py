@@ -56,7 +56,7 @@ def crop_comparison(images: dict[str, Picture], scale: float, side: int | None =
 
 
 def _inside(original: Picture, rim: int) -> NDArray[np.bool_]:
-    """True where the picture shows something, ``rim`` pixels away from a black surround; everywhere if that is nothing."""
+    """True ``rim`` pixels inside of a black surround; everywhere if nothing is left."""
     shown = uniform_filter(original.max(axis=2).astype(np.float64), size=3, mode="nearest") > 8
     inside = binary_erosion(shown, iterations=max(1, rim), border_value=1)
     return inside if inside.any() else np.ones_like(inside)
