@@ -87,3 +87,20 @@ def test_unchanged_auroc_of_changed_scores_is_not_proved_unchanged() -> None:
 def test_settings_that_make_no_sense_are_refused_at_once(wrong: dict[str, Any]) -> None:
     with pytest.raises(ConfigurationError, match=next(iter(wrong))):
         AnalysisSettings(**wrong)
+
+
+def test_a_teacher_that_knows_nothing_cannot_call_anything_harmless() -> None:
+    rng = np.random.default_rng(0)
+    target = (rng.random((600, 2)) < 0.3).astype(int)
+    real = rng.normal(size=(600, 2))
+    recon = real + 0.01 * rng.normal(size=(600, 2))
+    verdict = analyse_bottleneck(one_label(target, real, recon), SETTINGS).verdict
+    assert verdict["overall"]["verdict"] == "undefined"
+    assert verdict["overall"]["sentence"].startswith("The diagnosis says nothing: the teacher does not recognise the")
+    for entry in verdict["per_label"]:
+        assert entry["verdict"] == "undefined"
+        assert entry["reason"].startswith("the teacher does not recognise this label on real images (AUROC .")
+    real[:, 0] += 3 * target[:, 0]
+    verdict = analyse_bottleneck(one_label(target, real, real), SETTINGS).verdict
+    assert [entry["verdict"] for entry in verdict["per_label"]] == ["not a bottleneck", "undefined"]
+    assert verdict["overall"]["verdict"] == "not a bottleneck"

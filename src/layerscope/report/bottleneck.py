@@ -19,7 +19,7 @@ from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
 from layerscope.report.rows import MACRO, MICRO, RESERVED_LABELS, Row, long_row, metric_flag, unreserved, with_estimates
-from layerscope.report.sentences import overall_sentence
+from layerscope.report.sentences import overall_sentence, short
 
 
 @dataclass(frozen=True)
@@ -271,6 +271,8 @@ def _label_verdict(
     few = "" if reason or delta == lo == hi == 0 else too_few(*units, truth.group is not None)
     if few:
         verdict, reason = "inconclusive", few
+    elif not reason and (unseen := _unrecognised(auroc, k, "this label", settings.margin_label)):
+        verdict, reason = "undefined", unseen
     needed = None
     # The level at which this label is judged alone, so that all labels together are judged at settings.level.
     level = math.erf((hi - delta) / se / math.sqrt(2)) if se > 0 else settings.level
@@ -343,6 +345,8 @@ def _overall_verdict(
     few = "" if not truth.defined.any() or delta == lo == hi == 0 else _few_everywhere(truth)
     if few:
         verdict, reason = "inconclusive", few
+    elif unseen := _unrecognised(auroc, 0, "the labels", settings.margin_macro):
+        verdict, reason = "undefined", unseen
     noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
@@ -373,6 +377,15 @@ def _overall_verdict(
         "lowest_log_snr": min((condition.log_snr for condition in noise), default=math.nan),
         **_noise_fields(collapse, MACRO),
     }
+
+
+def _unrecognised(auroc: Estimates, column: int, what: str, margin: float) -> str:
+    """Why nothing can be lost: AUROC on real images may be so near chance that it cannot fall by the margin."""
+    value, lo, hi = (float(cell[0, column]) for cell in (auroc.value, auroc.lo, auroc.hi))
+    if not lo <= 0.5 + margin:
+        return ""
+    figures = f"AUROC {short(value, 2)} [{short(lo, 2)}, {short(hi, 2)}]"
+    return f"the teacher does not recognise {what} on real images ({figures})"
 
 
 def _few_everywhere(truth: GroundTruth) -> str:

@@ -69,6 +69,8 @@ def _macro_sentence(overall: Mapping[str, Any], level: float) -> str:
     delta, lo, hi = overall["delta_auroc"], overall["ci_lo"], overall["ci_hi"]
     if not math.isfinite(delta):
         return "Nothing can be said about this VAE: no label has both positives and negatives."
+    if overall["verdict"] == "undefined":
+        return f"The diagnosis says nothing: {overall['reason']}."
     confidence = f"{100 * level:g} % CI"
     margin = f"margin {short(overall['margin'])}"
     if delta == lo == hi == 0:
