@@ -104,3 +104,15 @@ def test_a_teacher_that_knows_nothing_cannot_call_anything_harmless() -> None:
     verdict = analyse_bottleneck(one_label(target, real, real), SETTINGS).verdict
     assert [entry["verdict"] for entry in verdict["per_label"]] == ["not a bottleneck", "undefined"]
     assert verdict["overall"]["verdict"] == "not a bottleneck"
+
+
+def test_a_label_without_a_threshold_leaves_the_average_of_the_others() -> None:
+    scores = make_scores(steps=())
+    analysis = analyse_bottleneck(replaced(scores, threshold_label=np.array([0.1, np.nan, 0.1])), SETTINGS)
+    rows = [row for row in analysis.per_label if (row["condition"], row["metric"]) == ("recon", "f1_fixed_label")]
+    assert [row["flag"] for row in rows] == ["", "undefined: no threshold (no positives in val)", ""]
+    macro = {row["metric"]: row for row in analysis.t_curve if (row["condition"], row["label"]) == ("recon", "macro")}
+    assert macro["f1_fixed_label"]["value"] == pytest.approx((rows[0]["value"] + rows[2]["value"]) / 2)
+    assert macro["f1_fixed_label"]["delta_ci_lo"] <= macro["f1_fixed_label"]["delta"]
+    assert (macro["f1_fixed_label"]["flag"], macro["f1_fixed"]["flag"]) == ("n_labels_used=2/3", "")
+    assert [entry for entry in analysis.not_measured if "own threshold of label1" in entry["what"]]

@@ -18,7 +18,17 @@ from layerscope.report.collapse import collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
-from layerscope.report.rows import MACRO, MICRO, RESERVED_LABELS, Row, long_row, metric_flag, unreserved, with_estimates
+from layerscope.report.rows import (
+    MACRO,
+    MICRO,
+    RESERVED_LABELS,
+    Row,
+    long_row,
+    metric_flag,
+    thresholds_missing,
+    unreserved,
+    with_estimates,
+)
 from layerscope.report.sentences import overall_sentence, short
 
 
@@ -144,8 +154,8 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
     )
     overall["sentence"] = overall_sentence(overall, labels, settings.level)
     return BottleneckAnalysis(
-        per_label=_per_label_rows(metrics, truth, names, conditions, labels, saturated),
-        t_curve=_t_curve_rows(metrics, truth, conditions),
+        per_label=_per_label_rows(metrics, truth, names, conditions, labels, saturated, threshold_label),
+        t_curve=_t_curve_rows(metrics, truth, conditions, threshold_label),
         agreement=agreement,
         collapse=collapse,
         teacher_metrics_real=_teacher_metrics(metrics, truth, 0),
@@ -416,6 +426,7 @@ def _per_label_rows(
     conditions: Sequence[ConditionGroup],
     verdicts: Sequence[dict[str, Any]],
     saturated: np.ndarray,
+    threshold_label: np.ndarray,
 ) -> list[Row]:
     rows = []
     n, n_pos = truth.n, truth.n_pos
@@ -429,7 +440,7 @@ def _per_label_rows(
                         value = metrics.row_label[metric][row, k]
                         rows.append(long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), draw))
                 estimates = metrics.label[metric]
-                flag = metric_flag(metric, truth, k)
+                flag = metric_flag(metric, truth, k, threshold_label)
                 if metric.startswith("f1") and shifted[k] and condition.kind == "recon":
                     flag = "score shift"
                 elif metric == "auroc" and saturated[g, k]:
@@ -440,16 +451,19 @@ def _per_label_rows(
     return rows
 
 
-def _t_curve_rows(metrics: LabelMetrics, truth: GroundTruth, conditions: Sequence[ConditionGroup]) -> list[Row]:
+def _t_curve_rows(
+    metrics: LabelMetrics, truth: GroundTruth, conditions: Sequence[ConditionGroup], threshold_label: np.ndarray
+) -> list[Row]:
     rows = []
     n, pairs, positives = len(truth.target), int(truth.n.sum()), int(truth.n_pos.sum())
     sources = [
-        (MACRO, metrics.macro, metrics.row_macro, n, None, truth.labels_used()),
-        (MICRO, metrics.micro, metrics.row_micro, pairs, positives, ""),
+        (MACRO, metrics.macro, metrics.row_macro, n, None),
+        (MICRO, metrics.micro, metrics.row_micro, pairs, positives),
     ]
     for g, condition in enumerate(conditions):
-        for label, table, per_row, count, n_pos, flag in sources:
+        for label, table, per_row, count, n_pos in sources:
             for metric, estimates in table.items():
+                flag = truth.labels_used(metric, threshold_label) if label == MACRO else ""
                 noisy = condition.kind == "noise"
                 if noisy:
                     for row, draw in zip(condition.rows, condition.draws):
@@ -520,6 +534,7 @@ def _not_measured(
         for k, name in enumerate(names)
         if truth.reason(k)
     ]
+    missing += thresholds_missing(truth, scores.threshold_label[scores.evaluated], names)
     kinds = {condition.kind for condition in conditions}
     if left_out := [str(name) for name, used in zip(scores.label, scores.evaluated) if not used]:
         missing.append({"what": f"labels {', '.join(left_out)}", "reason": "the label schema says evaluated: false"})

@@ -17,7 +17,7 @@ from layerscope.functional.intervals import group_index
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import GroundTruth, measure_labels
-from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, unreserved
+from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, thresholds_missing, unreserved
 
 RELIABILITY_COLUMNS = ("label", "bin_lo", "bin_hi", "n", "mean_probability", "share_positive", "ci_lo", "ci_hi")
 """Columns of reliability.csv."""
@@ -57,12 +57,13 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
     group = None if scores.groups is None else group_index(scores.groups)
     truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), group)
     logits = scores.logits[:, columns]
+    threshold_label = scores.threshold_label[columns]
     metrics = measure_labels(
         logits[None],
         truth,
         [(0,)],
         scores.threshold_global,
-        scores.threshold_label[columns],
+        threshold_label,
         settings.level,
         settings.n_bootstrap,
         settings.seed,
@@ -70,10 +71,11 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
     rows = []
     for k, name in enumerate(names):
         for metric, estimates in metrics.label.items():
-            flag = metric_flag(metric, truth, k)
+            flag = metric_flag(metric, truth, k, threshold_label)
             rows.append(_row(name, int(truth.n[k]), int(truth.n_pos[k]), metric, estimates, k, flag))
     for metric, estimates in metrics.macro.items():
-        rows.append(_row(MACRO, len(truth.target), None, metric, estimates, 0, truth.labels_used()))
+        flag = truth.labels_used(metric, threshold_label)
+        rows.append(_row(MACRO, len(truth.target), None, metric, estimates, 0, flag))
     for metric, estimates in metrics.micro.items():
         rows.append(_row(MICRO, int(truth.n.sum()), int(truth.n_pos.sum()), metric, estimates, 0, ""))
     not_measured = [
@@ -81,6 +83,7 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
         for k, name in enumerate(names)
         if truth.reason(k)
     ]
+    not_measured += thresholds_missing(truth, threshold_label, names)
     if group is None:
         reason = "the data names no groups (patients); images are taken as independent, intervals may be too narrow"
         not_measured.append({"what": "clustered intervals", "reason": reason})

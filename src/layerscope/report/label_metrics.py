@@ -69,10 +69,16 @@ class GroundTruth:
             return "undefined: no negatives"
         return ""
 
-    def labels_used(self) -> str:
-        """``n_labels_used=4/5``; empty where the macro averages run over every label."""
-        defined = self.defined
-        return "" if defined.all() else f"n_labels_used={int(defined.sum())}/{len(defined)}"
+    def used(self, metric: str, threshold_label: FloatArray | None) -> np.ndarray:
+        """(L,) labels a metric's macro average runs over: a label without a threshold has no F1 at it."""
+        if metric == "f1_fixed_label" and threshold_label is not None:
+            return self.defined & ~np.isnan(threshold_label)
+        return self.defined
+
+    def labels_used(self, metric: str = "auroc", threshold_label: FloatArray | None = None) -> str:
+        """``n_labels_used=4/5``; empty where the metric's macro average runs over every label."""
+        used = self.used(metric, threshold_label)
+        return "" if used.all() else f"n_labels_used={int(used.sum())}/{len(used)}"
 
 
 @dataclass
@@ -140,7 +146,8 @@ def measure_labels(
     mean = {metric: mean_of_draws(value, rows_of) for metric, value in row_label.items()}
     samples = bootstrap_labels(logits, truth, rows_of, threshold_global, threshold_label, n_bootstrap, seed)
     label = {metric: Estimates.of_values(value) for metric, value in mean.items()}
-    macro = {metric: Estimates.of_values(mean_over(value, defined)) for metric, value in mean.items()}
+    used = {metric: truth.used(metric, threshold_label) for metric in METRICS}
+    macro = {metric: Estimates.of_values(mean_over(value, used[metric])) for metric, value in mean.items()}
     label["auroc"] = from_influence(ranked, truth.group, level)
     macro["auroc"] = from_influence([macro_influence(one) for one in ranked], truth.group, level)
     label["brier"] = from_means(squared_errors, known, truth.group, level)
@@ -148,12 +155,13 @@ def measure_labels(
     macro["brier"] = from_means(macro_errors, np.ones((n, 1), dtype=np.bool_), truth.group, level)
     for metric in BOOTSTRAPPED:
         label[metric] = from_bootstrap(mean[metric], samples[metric], level)
-        macro[metric] = from_bootstrap(mean_over(mean[metric], defined), mean_over(samples[metric], defined), level)
+        average, resampled = (mean_over(values[metric], used[metric]) for values in (mean, samples))
+        macro[metric] = from_bootstrap(average, resampled, level)
     micro_mean = mean_of_draws(row_micro["ap"][:, None], rows_of)
     micro = {"auroc": from_influence(pooled, truth.group, level), "ap": Estimates.of_values(micro_mean)}
     return LabelMetrics(
         row_label=row_label,
-        row_macro={metric: mean_over(value, defined)[:, 0] for metric, value in row_label.items()},
+        row_macro={metric: mean_over(value, used[metric])[:, 0] for metric, value in row_label.items()},
         row_micro=row_micro,
         label=label,
         macro=macro,

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import numpy as np
+
+from layerscope.functional.scored_labels import FloatArray
 from layerscope.report.conditions import ConditionGroup
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import GroundTruth
@@ -28,11 +32,22 @@ def unreserved(name: str) -> str:
     return f"{name} (label)" if name in RESERVED_LABELS else name
 
 
-def metric_flag(metric: str, truth: GroundTruth, label: int) -> str:
+def thresholds_missing(truth: GroundTruth, threshold_label: FloatArray, names: Sequence[str]) -> list[dict[str, str]]:
+    """One record for the labels that could be ranked but have no threshold of their own; none where all have one."""
+    missing = [names[k] for k in np.flatnonzero(truth.defined & np.isnan(threshold_label))]
+    if not missing:
+        return []
+    what = f"F1 and flips at their own threshold of {', '.join(missing)}"
+    return [{"what": what, "reason": "no threshold (no positives in val)"}]
+
+
+def metric_flag(metric: str, truth: GroundTruth, label: int, threshold_label: FloatArray) -> str:
     """Why a label's metric is undefined or its interval rough; empty otherwise."""
     reason = truth.reason(label)
     if reason and (metric not in ("ece", "brier") or truth.n[label] == 0):
         return reason
+    if metric == "f1_fixed_label" and np.isnan(threshold_label[label]):
+        return "undefined: no threshold (no positives in val)"
     if metric == "auroc" and min(truth.n_pos[label], truth.n[label] - truth.n_pos[label]) < _FEW:
         return f"fewer than {_FEW} positives or negatives: interval is rough"
     return ""
