@@ -116,3 +116,14 @@ def test_a_label_without_a_threshold_leaves_the_average_of_the_others() -> None:
     assert macro["f1_fixed_label"]["delta_ci_lo"] <= macro["f1_fixed_label"]["delta"]
     assert (macro["f1_fixed_label"]["flag"], macro["f1_fixed"]["flag"]) == ("n_labels_used=2/3", "")
     assert [entry for entry in analysis.not_measured if "own threshold of label1" in entry["what"]]
+
+
+def test_resamples_without_an_answer_are_counted() -> None:
+    # A resample leaves out the only two positives with probability e^-2, 14 %.
+    analysis = analyse_bottleneck(one_label(*with_positives(2, 1.0)), AnalysisSettings(n_bootstrap=1000))
+    for row in analysis.per_label + analysis.t_curve:
+        if row["metric"] in ("ap", "f1_reopt") and row["label"] != "micro":
+            share = float(row["flag"].removesuffix(" % of resamples undefined"))
+            assert share == pytest.approx(13.5, abs=3.5)
+    rows = analyse_bottleneck(one_label(*with_positives(60, 1.0)), SETTINGS).per_label
+    assert not any("resamples" in row["flag"] for row in rows)

@@ -17,7 +17,7 @@ from layerscope.functional.intervals import group_index
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import GroundTruth, measure_labels
-from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, thresholds_missing, unreserved
+from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, thresholds_missing, unreserved, with_undefined
 
 RELIABILITY_COLUMNS = ("label", "bin_lo", "bin_hi", "n", "mean_probability", "share_positive", "ci_lo", "ci_hi")
 """Columns of reliability.csv."""
@@ -114,7 +114,7 @@ def _row(label: str, n: int, n_pos: int | None, metric: str, estimates: Estimate
         "value": float(estimates.value[0, column]),
         "ci_lo": float(estimates.lo[0, column]),
         "ci_hi": float(estimates.hi[0, column]),
-        "flag": flag,
+        "flag": with_undefined(flag, estimates, 0, column),
     }
 
 

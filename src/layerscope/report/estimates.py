@@ -30,6 +30,7 @@ class Estimates:
     delta_se: (G, K) standard error of delta, NaN for bootstrapped metrics.
     sim_lo, sim_hi: (G, K) simultaneous band of delta, filled by ``add_band``.
     delta_psi: G - 1 arrays (N, K), influence of the differences of conditions 1 and up; empty where not computed.
+    undefined: (G, K) share of bootstrap resamples without a value here or on the real image; None without a bootstrap.
     """
 
     value: FloatArray
@@ -43,6 +44,7 @@ class Estimates:
     sim_lo: FloatArray
     sim_hi: FloatArray
     delta_psi: list[FloatArray] = field(default_factory=list)
+    undefined: FloatArray | None = None
 
     @classmethod
     def of_values(cls, value: FloatArray) -> Estimates:
@@ -126,6 +128,7 @@ def from_bootstrap(value: FloatArray, samples: FloatArray, level: float) -> Esti
     differences = samples[:, 1:] - samples[:, :1]
     bounds = _recentred_interval(differences, estimates.delta[1:], level)
     estimates.delta_lo[1:], estimates.delta_hi[1:] = np.clip(bounds, -1.0, 1.0)
+    estimates.undefined = np.isnan(samples - samples[:, :1]).mean(axis=0)
     return estimates
 
 
