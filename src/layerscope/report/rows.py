@@ -37,7 +37,7 @@ def unreserved(name: str) -> str:
 
 def thresholds_missing(truth: GroundTruth, threshold_label: FloatArray, names: Sequence[str]) -> list[dict[str, str]]:
     """One record for the labels that could be ranked but have no threshold of their own; none where all have one."""
-    missing = [names[k] for k in np.flatnonzero(truth.defined & np.isnan(threshold_label))]
+    missing = [names[int(k)] for k in np.flatnonzero(truth.defined & np.isnan(threshold_label))]
     if not missing:
         return []
     what = f"F1 and flips at their own threshold of {', '.join(missing)}"
