@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import CONTROLS, controls_by_name, from_uint8, to_uint8
 from layerscope.functional.reconstruction import kl_divergence, psnr
-from layerscope.functional.similarity import pooled_cosine, position_cosine, vector_cosine
+from layerscope.functional.similarity import channel_norm, pooled, position_cosine, vector_cosine
 
 
 @pytest.fixture(scope="module")
@@ -39,9 +39,10 @@ def test_cosines_against_numpy_and_on_zeros() -> None:
     a, b = torch.randn(2, 3, 5, 4, 4).unbind()
     dot = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
     torch.testing.assert_close(position_cosine(a, b), dot.mean(dim=(1, 2)))
-    pooled = [a.mean((2, 3)).numpy(), b.mean((2, 3)).numpy()]
-    expected = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*pooled)]
-    np.testing.assert_allclose(pooled_cosine(a, b), expected, rtol=1e-5)
+    means = [a.mean((2, 3)).numpy(), b.mean((2, 3)).numpy()]
+    expected = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*means)]
+    np.testing.assert_allclose(vector_cosine(pooled(a), pooled(b)), expected, rtol=1e-5)
+    torch.testing.assert_close(position_cosine(a, b, channel_norm(a)), position_cosine(a, b), rtol=0, atol=0)
     zero = torch.zeros(1, 4)
     assert float(vector_cosine(zero, zero)) == 1
     assert float(vector_cosine(zero, torch.ones(1, 4))) == 0

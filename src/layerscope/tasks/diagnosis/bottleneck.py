@@ -18,7 +18,7 @@ from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.noise import add_noise, sample_noise
-from layerscope.functional.similarity import pooled_cosine, position_cosine, vector_cosine
+from layerscope.functional.similarity import channel_norm, pooled, position_cosine, vector_cosine
 from layerscope.metrics.latents import LatentStatistics
 from layerscope.metrics.table import IndexedTable
 from layerscope.protocols import Autoencoder, FeatureTeacher, Posterior, Teacher
@@ -176,6 +176,7 @@ class BottleneckDiagnosis(LightningModule):
         self._check_size(image, ids)
         original = self._look(image)
         check_finite(original.logits, ids, "the original")
+        reference = _Reference(original)
         z = self._latent(self.autoencoder.encode(image), ids)
         logits = image.new_zeros(len(image), len(self.conditions), original.logits.shape[1], dtype=torch.float32)
         similarity = logits.new_ones(len(image), len(self.conditions), len(self._names_of_similarity))
@@ -188,7 +189,7 @@ class BottleneckDiagnosis(LightningModule):
             check_finite(seen.logits, [ids[row] for row in rows.tolist()], name)
             logits[rows, places] = seen.logits
             if self._names_of_similarity:
-                similarity[rows, places] = self._compare(original, seen, rows)
+                similarity[rows, places] = self._compare(reference, seen, rows)
 
         logits[:, 0] = original.logits
         recon = self._decode(z)
@@ -301,14 +302,19 @@ class BottleneckDiagnosis(LightningModule):
                 kept = images.setdefault(condition.name, torch.empty_like(images["real"]))
                 kept[row] = noisy[at].to(kept)
 
-    def _compare(self, original: TeacherFeatures, seen: TeacherFeatures, rows: Tensor) -> Tensor:
+    def _compare(self, original: _Reference, seen: TeacherFeatures, rows: Tensor) -> Tensor:
         """Cosines of the pairs (original[rows[i]], seen[i]): (len(rows), K) in the order of the names."""
+        whole = len(rows) == original.size and bool((rows == torch.arange(original.size, device=rows.device)).all())
+
+        def of(original_part: Tensor) -> Tensor:
+            return original_part if whole else original_part[rows]
+
         columns = []
         if original.embedding is not None and seen.embedding is not None:
-            columns.append(vector_cosine(original.embedding[rows], seen.embedding))
+            columns.append(vector_cosine(of(original.embedding), seen.embedding))
         for name, stage in original.stages.items():
-            columns.append(pooled_cosine(stage[rows], seen.stages[name]))
-            columns.append(position_cosine(stage[rows], seen.stages[name]))
+            columns.append(vector_cosine(of(original.pooled[name]), pooled(seen.stages[name])))
+            columns.append(position_cosine(of(stage), seen.stages[name], of(original.norms[name])))
         return torch.stack(columns, dim=1)
 
     def _announce(self, place: int, images: int) -> None:
@@ -361,11 +367,11 @@ class BottleneckDiagnosis(LightningModule):
     def _neighbours(self, previous: TeacherFeatures | None, seen: TeacherFeatures) -> Iterator[Tensor]:
         """Cosines of consecutive different originals, also across the border of two batches."""
         if previous is not None:
-            first = _slice(seen, slice(0, 1))
-            yield self._compare(previous, first, torch.zeros(1, dtype=torch.int64, device=seen.logits.device))
+            only = torch.zeros(1, dtype=torch.int64, device=seen.logits.device)
+            yield self._compare(_Reference(previous), _slice(seen, slice(0, 1)), only)
         if len(seen.logits) > 1:
             rows = torch.arange(len(seen.logits) - 1, device=seen.logits.device)
-            yield self._compare(seen, _slice(seen, slice(1, None)), rows)
+            yield self._compare(_Reference(seen), _slice(seen, slice(1, None)), rows)
 
     def _check_size(self, image: Tensor, ids: list[str]) -> None:
         height, width = image.shape[-2:]
@@ -383,6 +389,17 @@ class BottleneckDiagnosis(LightningModule):
                 f"data.init_args.center_crop_size to a multiple of {factor}, such as "
                 f"{max(factor, height // factor * factor)}."
             )
+
+
+class _Reference:
+    """What the teacher sees of the originals of a batch, with what every comparison needs of it."""
+
+    def __init__(self, seen: TeacherFeatures) -> None:
+        self.size = len(seen.logits)
+        self.embedding = seen.embedding
+        self.stages = seen.stages
+        self.pooled = {name: pooled(stage) for name, stage in seen.stages.items()}
+        self.norms = {name: channel_norm(stage) for name, stage in seen.stages.items()}
 
 
 def _shuffling_key(sample_id: str) -> bytes:
