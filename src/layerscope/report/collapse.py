@@ -21,6 +21,10 @@ from layerscope.report.label_metrics import GroundTruth, LabelMetrics, mean_over
 from layerscope.report.rows import MACRO, Row
 
 
+# Between no noise and the first step nothing was measured.
+_AT_OR_ABOVE = "lost at or above the first noise step: the point is a bound"
+
+
 def collapse_rows(
     metrics: LabelMetrics,
     truth: GroundTruth,
@@ -44,10 +48,10 @@ def collapse_rows(
         samples = metrics.auroc_samples[:, :, k]
         row = _row(label, metrics.label["auroc"], k, samples, steps, recon, noise, margin_label, level)
         weak = "undefined: AUROC on real images too near .5" if row["state"] == "undefined" else ""
-        rows.append({**row, "flag": truth.reason(k) or weak})
+        rows.append({**row, "flag": truth.reason(k) or weak or row["flag"]})
     samples = mean_over(metrics.auroc_samples, truth.defined)[:, :, 0]
     row = _row(MACRO, metrics.macro["auroc"], 0, samples, steps, recon, noise, margin_macro, level)
-    return [*rows, {**row, "flag": truth.labels_used()}]
+    return [*rows, {**row, "flag": "; ".join(filter(None, (truth.labels_used(), row["flag"])))}]
 
 
 def _row(
@@ -83,7 +87,7 @@ def _row(
         "onset_log_snr": math.nan if first is None else first,
         "onset_t": math.nan if first is None else along(first, noise, "t"),
         "n_boot_undefined": interval.n_undefined,
-        "flag": "",
+        "flag": _AT_OR_ABOVE if state == "collapsed" and point >= axis.max() else "",
     }
 
 
