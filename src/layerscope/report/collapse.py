@@ -20,7 +20,6 @@ from layerscope.report.estimates import Estimates
 from layerscope.report.label_metrics import GroundTruth, LabelMetrics, mean_over
 from layerscope.report.rows import MACRO, Row
 
-
 # Between no noise and the first step nothing was measured.
 _AT_OR_ABOVE = "lost at or above the first noise step: the point is a bound"
 
