@@ -204,7 +204,7 @@ def test_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "phantom"
     command = ["phantom", str(out), "--kind", "exact", "--n", "12", "--size", "48", "--lesion-sizes", "3,6"]
     assert main([*command, "--seed", "4"]) == 0
-    assert str(out / "labels.csv") in capsys.readouterr().out
+    assert f"--data.init_args.root={out}" in capsys.readouterr().out
     assert list(rows(out / "labels.csv")[0]) == ["id", "path", "split", "group", "disk_03px", "disk_06px"]
     record = json.loads((out / "phantom.json").read_text())
     assert record["settings"]["seed"] == 4
