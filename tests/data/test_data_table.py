@@ -129,6 +129,39 @@ def test_many_crossing_patients_are_listed_up_to_ten(tmp_path: Path, schema: Lab
         read(tmp_path, schema, rows)
 
 
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (
+            "x1,1.png,train,p1,1,0\nx2,2.png,train,p1,1,0\nx3,1.png,train,p1,0,1\n",
+            r"labels\.csv, row 4: the image file .*1\.png of id 'x3' \(train\) is also that of id 'x1' "
+            r"\(train; .*labels\.csv, row 2\)\. .*correct the path of the wrong one, or take it out",
+        ),
+        ("x1,1.png,test,p1,1,0\nx2,./1.png,train,p2,1,0\n", r"row 2: .* of id 'x1' \(test\) .*'x2' \(train; .*row 3\)"),
+        ("x1,1.png,val,p1,1,0\nx2,1.png,val,p2,1,0\nx3,1.png,val,p3,1,0\n", r"\(2 ids name a file that another"),
+    ],
+)
+def test_one_file_under_two_ids_is_refused(tmp_path: Path, schema: LabelSchema, rows: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        read(tmp_path, schema, rows)
+
+
+def test_one_file_under_two_ids_of_a_split_file(tmp_path: Path, schema: LabelSchema) -> None:
+    read(tmp_path, schema, GOOD)
+    table, splits = tmp_path / "labels.csv", tmp_path / "splits.yaml"
+    table.write_text("id,path,a,b\nx1,1.png,1,0\nx2,1.png,0,1\nx3,3.png,0,1\n")
+    splits.write_text("train: [x1]\ntest: [x2]\n")
+    with pytest.raises(
+        DataError, match=r"row 3: .*1\.png of id 'x2' \(test\) is also that of id 'x1' \(train; .*row 2"
+    ):
+        read_data_table(tmp_path, schema, table, splits)
+    splits.write_text("train: [1.png]\n")
+    with pytest.raises(DataError, match=r"train, entry 1: the path '1\.png' .*: 'x1' \(row 2\) and 'x2' \(row 3\)\."):
+        read_data_table(tmp_path, schema, table, splits)
+    splits.write_text("train: [x1]\ntest: [x3]\n")
+    assert len(read_data_table(tmp_path, schema, table, splits).split("train")) == 1
+
+
 def test_split_file_of_ids_or_paths(tmp_path: Path, schema: LabelSchema) -> None:
     read(tmp_path, schema, GOOD)
     splits = tmp_path / "splits.yaml"
@@ -204,7 +237,9 @@ def test_hash_depends_on_ids_sizes_and_labels_and_not_on_order(tmp_path: Path, s
 
 
 def test_limit_is_evenly_spaced(tmp_path: Path, schema: LabelSchema) -> None:
-    rows = "".join(f"x{i:02d},1.png,test,p{i},0,0\n" for i in range(10))
+    for i in range(10):
+        picture(tmp_path / f"y{i}.png")
+    rows = "".join(f"x{i:02d},y{i}.png,test,p{i},0,0\n" for i in range(10))
     split = read(tmp_path, schema, rows).split("test")
     assert [record.id for record in split.evenly_spaced(4).records] == ["x00", "x03", "x06", "x09"]
     assert [record.id for record in split.evenly_spaced(1).records] == ["x00"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import os
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -123,7 +124,8 @@ def read_data_table(
        to ``root`` without its suffix (``train/left/0001``); labels come from ``table`` by id.
 
     Raises:
-        DataError: names file, row and remedy. Also when a group is in more than one split.
+        DataError: names file, row and remedy. Also when a group is in more than one split, or an image file has more
+            than one id; files are compared by path, symbolic links are not followed.
     """
     root = Path(root)
     if not root.is_dir():
@@ -142,6 +144,7 @@ def read_data_table(
         splits = _from_folders(root, rows, len(names))
         source = str(root)
     _check_groups(splits, source)
+    _check_files(splits)
     return DataTable({split: tuple(records) for split, records in splits.items()}, names, source)
 
 
@@ -277,7 +280,10 @@ def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: i
         raise DataError(
             f"The split file {split_file} must have the keys train, val and test, each a list; got {found!r}."
         )
-    by_path = {} if rows is None else {row.get("path", ""): name for name, (_, row, _) in rows.rows.items()}
+    by_path: dict[str, list[str]] = defaultdict(list)
+    if rows is not None:
+        for name, (_, row, _) in rows.rows.items():
+            by_path[row.get("path", "")].append(name)
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
     seen: dict[str, str] = {}
     for split, entries in content.items():
@@ -290,10 +296,17 @@ def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: i
                 _check_id(name, where)
                 record = Record(name, root / entry, "", (UNKNOWN,) * labels, where)
             else:
-                name = entry if entry in rows.rows else by_path.get(entry, "")
-                if not name:
+                names = [entry] if entry in rows.rows else by_path.get(entry, [])
+                if not names:
                     near = did_you_mean(entry, list(rows.rows))
                     raise DataError(f"{where}: {entry!r} is neither an id nor a path of {rows.path}{near}.")
+                if len(names) > 1:
+                    twins = " and ".join(f"{name!r} (row {rows.rows[name][0]})" for name in names[:2])
+                    raise DataError(
+                        f"{where}: the path {entry!r} belongs to more than one id of {rows.path}: {twins}. Correct the "
+                        "path of the wrong row, or take the row out."
+                    )
+                name = names[0]
                 record = rows.record(name, rows.file(root, name))
             if name in seen:
                 raise DataError(f"{where}: {entry!r} is listed twice, first in {seen[name]}. List each image once.")
@@ -347,6 +360,28 @@ def _check_groups(splits: dict[str, list[Record]], source: str) -> None:
         raise DataError(
             f"{len(crossing)} {are.format(source)} in more than one split: {_listed(crossing)}. Images of one patient "
             "must stay together, or the judgement is too favourable: move them into one split."
+        )
+
+
+def _check_files(splits: dict[str, list[Record]]) -> None:
+    """One image under two ids counts twice, and across splits the models have seen what they are judged on.
+
+    By path alone: following links would ask the file system about every part of every path.
+    """
+    seen: dict[str, tuple[str, Record]] = {}
+    twins: list[tuple[tuple[str, Record], tuple[str, Record]]] = []
+    for split, records in splits.items():
+        for record in records:
+            first = seen.setdefault(os.path.normpath(record.path), (split, record))
+            if first[1] is not record:
+                twins.append((first, (split, record)))
+    if twins:
+        (split, one), (other_split, other) = twins[0]
+        more = f" ({len(twins)} ids name a file that another id names)" * (len(twins) > 1)
+        raise DataError(
+            f"{other.origin}: the image file {other.path} of id {other.id!r} ({other_split}) is also that of id "
+            f"{one.id!r} ({split}; {one.origin}){more}. Each image counts once, in one split: correct the path of the "
+            "wrong one, or take it out."
         )
 
 
