@@ -14,10 +14,12 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from original_layout import as_original, inference_yaml, tiny_original, write
 
 from layerscope.artifacts import Thresholds, read_summary
 from layerscope.cli import main
 from layerscope.cli.lightning import shipped
+from layerscope.data.hashing import weights_hash
 from layerscope.data.phantom.write import write_phantom
 from layerscope.data.schema import load_label_schema
 from layerscope.models.autoencoders import DiffusersAutoencoder
@@ -65,11 +67,13 @@ class StandIns:
         return path
 
     @property
-    def no_original_config(self) -> Path:
-        """The small VAE is a diffusers folder. As a file, because an override with null arrives as the text None."""
-        path = self.folder / "no_original_config.yaml"
-        path.write_text("model: {init_args: {autoencoder: {init_args: {original_config: null}}}}\n")
-        return path
+    def original_vae(self) -> tuple[Path, Path]:
+        """A small VAE as the original code writes it: one file, and its YAML."""
+        path, config = self.folder / "original.safetensors", self.folder / "v1-inference.yaml"
+        if not path.exists():
+            inference_yaml(config)
+            write(path, as_original(tiny_original()))
+        return path, config
 
     @property
     def thresholds(self) -> Path:
@@ -112,9 +116,11 @@ def overrides(config: dict[str, Any], verb: str, local: StandIns) -> Iterator[st
             yield f"{prefix}.checkpoint={local.teacher(teacher)}"
     if "source" in model.get("autoencoder", {}).get("init_args", {}):
         prefix = "--model.init_args.autoencoder.init_args"
-        yield f"{prefix}.source={local.vae}"
         if "original_config" in model["autoencoder"]["init_args"]:
-            yield f"--config={local.no_original_config}"
+            source, original_config = local.original_vae
+            yield from (f"{prefix}.source={source}", f"{prefix}.original_config={original_config}")
+        else:
+            yield f"{prefix}.source={local.vae}"
     if "file" in model.get("thresholds", {}):
         yield f"--model.init_args.thresholds.file={local.thresholds}"
 
@@ -151,6 +157,10 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
         case "vae/diagnostic":
             assert summary["counts"]["images"] == 8
             assert summary["counts"]["conditions"]["control"] == len(config["model"]["init_args"]["controls"])
+            if "original_config" in config["model"]["init_args"]["autoencoder"]["init_args"]:
+                source, original_config = map(str, stand_ins.original_vae)
+                original = DiffusersAutoencoder(source=source, original_config=original_config)
+                assert summary["model_hashes"]["autoencoder"] == weights_hash(original)
             assert summary["verdict"]["overall"]["verdict"] in ("bottleneck", "not a bottleneck", "inconclusive")
         case "classifier/eval":
             assert summary["counts"]["images"] == 8
