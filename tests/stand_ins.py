@@ -68,6 +68,16 @@ class FailingDecoder(BlockMean):
         raise RuntimeError("the decoder broke")
 
 
+class CountingBlockMean(BlockMean):
+    """Block means that count the images they encode."""
+
+    encoded = 0
+
+    def encode(self, x: Tensor) -> Any:
+        CountingBlockMean.encoded += len(x)
+        return super().encode(x)
+
+
 class Witness(Callback):
     """Keeps the task for a test to look at after the run."""
 

@@ -13,7 +13,7 @@ from skimage.metrics import peak_signal_noise_ratio
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import CONTROLS, controls_by_name, from_uint8, to_uint8
 from layerscope.functional.reconstruction import kl_divergence, psnr
-from layerscope.functional.similarity import channel_norm, pooled, position_cosine, vector_cosine
+from layerscope.functional.similarity import channel_norm, pooled, position_cosines, vector_cosines
 
 
 @pytest.fixture(scope="module")
@@ -36,16 +36,20 @@ def test_kl_equals_diffusers() -> None:
 
 
 def test_cosines_against_numpy_and_on_zeros() -> None:
-    a, b = torch.randn(2, 3, 5, 4, 4).unbind()
-    dot = (a * b).sum(1) / (a.norm(dim=1) * b.norm(dim=1))
-    torch.testing.assert_close(position_cosine(a, b), dot.mean(dim=(1, 2)))
-    means = [a.mean((2, 3)).numpy(), b.mean((2, 3)).numpy()]
-    expected = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*means)]
-    np.testing.assert_allclose(vector_cosine(pooled(a), pooled(b)), expected, rtol=1e-5)
-    torch.testing.assert_close(position_cosine(a, b, channel_norm(a)), position_cosine(a, b), rtol=0, atol=0)
-    zero = torch.zeros(1, 4)
-    assert float(vector_cosine(zero, zero)) == 1
-    assert float(vector_cosine(zero, torch.ones(1, 4))) == 0
+    shapes = [(3, 5, 4, 4), (3, 7, 2, 3)]
+    a, b = ([torch.randn(shape) for shape in shapes] for _ in range(2))
+    b[1] = b[1].contiguous(memory_format=torch.channels_last)
+    for k in range(2):
+        dot = (a[k] * b[k]).sum(1) / (a[k].norm(dim=1) * b[k].norm(dim=1))
+        torch.testing.assert_close(position_cosines(a, b)[:, k], dot.mean(dim=(1, 2)))
+        means = [a[k].mean((2, 3)).numpy(), b[k].mean((2, 3)).numpy()]
+        expected = [x @ y / np.linalg.norm(x) / np.linalg.norm(y) for x, y in zip(*means)]
+        actual = vector_cosines([pooled(one) for one in a], [pooled(one) for one in b])
+        np.testing.assert_allclose(actual[:, k], expected, rtol=1e-5)
+    norms = [channel_norm(one) for one in a]
+    torch.testing.assert_close(position_cosines(a, b, norms), position_cosines(a, b), rtol=0, atol=0)
+    zero, one = torch.zeros(1, 4), torch.ones(1, 4)
+    assert vector_cosines([zero, zero], [zero, one]).tolist() == [[1, 0]]
 
 
 def test_jpeg_control_is_the_jpeg_of_pillow(photograph: torch.Tensor) -> None:

@@ -134,7 +134,9 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
     match image.mode:
         case "I;16" | "I;16B" | "I;16L":
             return _channels_to_rgb(np.asarray(image).astype(np.float32)[..., None] / np.float32(65535), "L")
-        case "1" | "L" | "RGB" if "transparency" not in image.info:
+        case "RGB" if "transparency" not in image.info:
+            pass
+        case "1" | "L" if "transparency" not in image.info:
             image = image.convert("RGB")
         case "CMYK":
             pass

@@ -6,14 +6,21 @@ CPU these passes over large feature maps are what the comparison costs.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 
-def vector_cosine(a: Tensor, b: Tensor) -> Tensor:
-    """Cosine of embeddings: (B, D), (B, D) to (B,) in [-1, 1]. Two zero vectors count as equal: 1."""
-    a, b = a.float(), b.float()
-    return _cosine((a * b).sum(dim=1), channel_norm(a), channel_norm(b))
+def vector_cosines(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
+    """Cosines of K pairs of embeddings: K times (B, D_k), twice, to (B, K) in [-1, 1].
+
+    Two zero vectors count as equal: 1.
+    """
+    a, b = [x.float() for x in a], [y.float() for y in b]
+    dot = torch.stack([(x * y).sum(dim=1) for x, y in zip(a, b)], dim=1)
+    norm_a, norm_b = (torch.stack([torch.linalg.vector_norm(x, dim=1) for x in one], dim=1) for one in (a, b))
+    return _cosine(dot, norm_a, norm_b)
 
 
 def pooled(a: Tensor) -> Tensor:
@@ -21,23 +28,36 @@ def pooled(a: Tensor) -> Tensor:
     return a.float().mean(dim=(2, 3))
 
 
-def position_cosine(a: Tensor, b: Tensor, norm_a: Tensor | None = None) -> Tensor:
-    """Mean over positions of the cosine across channels: (B, C, h, w) twice to (B,). Sees local change.
+def position_cosines(a: Sequence[Tensor], b: Sequence[Tensor], norms_a: Sequence[Tensor] | None = None) -> Tensor:
+    """Mean over positions of the cosine across channels: K times (B, C_k, h_k, w_k), twice, to (B, K).
 
-    norm_a: ``channel_norm(a)`` if it is known already.
+    Sees local change. norms_a: ``channel_norm`` of each of ``a`` if they are known already.
     """
-    a, b = a.float(), b.float()
-    norm_a = channel_norm(a) if norm_a is None else norm_a
-    return _cosine((a * b).sum(dim=1), norm_a, channel_norm(b)).mean(dim=(1, 2))
+    norms_a = [channel_norm(x) for x in a] if norms_a is None else norms_a
+    dots = [(_channels_last(x) * _channels_last(y)).sum(dim=-1) for x, y in zip(a, b)]
+    # One long vector of positions: a dozen small operations once instead of for each map.
+    dot, norm_a, norm_b = (
+        torch.cat([one.flatten(1) for one in maps], dim=1) for maps in (dots, norms_a, [channel_norm(y) for y in b])
+    )
+    of_map = _cosine(dot, norm_a, norm_b).split([one[0].numel() for one in dots], dim=1)
+    return torch.stack([one.mean(dim=1) for one in of_map], dim=1)
 
 
 def channel_norm(a: Tensor) -> Tensor:
-    """Euclidean norm across dimension 1 in float32."""
-    return torch.linalg.vector_norm(a.float(), dim=1)
+    """Euclidean norm across channels in float32: (B, C, h, w) to (B, h, w)."""
+    return torch.linalg.vector_norm(_channels_last(a), dim=-1)
+
+
+def _channels_last(a: Tensor) -> Tensor:
+    """(B, C, h, w) to (B, h, w, C) in float32, in that order in memory.
+
+    Sums over a strided dimension are slow on a CPU (torch 2.15's vector_norm: 11.3 ms for 0.3 ms).
+    """
+    return a.float().movedim(1, -1).contiguous()
 
 
 def _cosine(dot: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:
     """Where both are zero nothing has changed: 1. Where one is zero: 0."""
     product = norm_a * norm_b
-    cosine = (dot / product.clamp_min(torch.finfo(product.dtype).tiny)).clamp(-1, 1)
-    return cosine.masked_fill((norm_a == 0) & (norm_b == 0), 1.0)
+    cosine = (dot / product.clamp_min_(torch.finfo(product.dtype).tiny)).clamp_(-1, 1)
+    return cosine.masked_fill_(norm_a + norm_b == 0, 1.0)

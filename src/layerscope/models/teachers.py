@@ -129,7 +129,8 @@ class TimmTeacher(nn.Module):
             size = (self.input_size, self.input_size)
             x = F.interpolate(x, size=size, mode=self.resize_filter, align_corners=False, antialias=True)
         x = ((x + 1) / 2 - self._mean.float()) / self._std.float()  # type: ignore[operator]
-        return x.to(next(self.model.parameters()).dtype)
+        # Channels last: convolutions are faster for it (on a CPU 1.7 times for resnet10t).
+        return x.to(next(self.model.parameters()).dtype, memory_format=torch.channels_last)
 
     def save(self, path: str | Path) -> None:
         """Writes the weights as one safetensors file, whole or not at all, which ``checkpoint`` reads."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator
-from typing import Any, Literal, cast
+from typing import Any, Literal, NamedTuple, cast
 
 import numpy as np
 import torch
@@ -18,16 +18,29 @@ from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.noise import add_noise, sample_noise
-from layerscope.functional.similarity import channel_norm, pooled, position_cosine, vector_cosine
 from layerscope.metrics.latents import LatentStatistics
 from layerscope.metrics.table import IndexedTable
 from layerscope.protocols import Autoencoder, FeatureTeacher, Posterior, Teacher
+from layerscope.tasks.diagnosis.feature_comparison import (
+    OriginalFeatures,
+    cosines_of_neighbours,
+    similarity_names,
+    some_of,
+)
 from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings
 from layerscope.tasks.scoring import check_finite, check_label_count
 from layerscope.tasks.thresholds import ThresholdSettings, resolve_thresholds
 from layerscope.types import Batch, Condition, DiagnosisOutput, TeacherFeatures
 
 ConditionListener = Callable[[Condition, int], None]
+
+# Autoencoders with attention give channels-last images whatever they are given. Comparing feature maps of two layouts
+# takes several times as long, so every image gets this one; convolutions are faster for it, too (on a CPU 1.2 times
+# for the demo's encoder, 1.7 times for its teacher).
+_LAYOUT = torch.channels_last
+
+# Latents of the images behind the latent statistics wait for the loop: 64 of Flux' at 1024 px take 64 MiB.
+_KEPT_LATENT_BYTES = 256 * 2**20
 
 
 class BottleneckDiagnosis(LightningModule):
@@ -176,35 +189,38 @@ class BottleneckDiagnosis(LightningModule):
         self._check_size(image, ids)
         original = self._look(image)
         check_finite(original.logits, ids, "the original")
-        reference = _Reference(original)
-        z = self._latent(self.autoencoder.encode(image), ids)
+        reference = OriginalFeatures(original)
+        z = self._encoded(image, ids)
         logits = image.new_zeros(len(image), len(self.conditions), original.logits.shape[1], dtype=torch.float32)
         similarity = logits.new_ones(len(image), len(self.conditions), len(self._names_of_similarity))
         images: dict[str, Tensor] = {"real": image}
-        rows_of_batch = torch.arange(len(image), device=image.device)
 
-        def judge(picture: Tensor, rows: Tensor, places: Tensor, name: str) -> None:
-            """Writes what the teacher makes of ``picture``: batch row and condition of each image are given."""
+        def judge(picture: Tensor, parts: list[_Part], name: str) -> None:
+            """Writes what the teacher makes of ``picture``, in which the ``parts`` follow one another."""
             seen = self._look(picture)
-            check_finite(seen.logits, [ids[row] for row in rows.tolist()], name)
-            logits[rows, places] = seen.logits
-            if self._names_of_similarity:
-                similarity[rows, places] = self._compare(reference, seen, rows)
+            check_finite(seen.logits, [name for part in parts for name in ids[part.rows]], name)
+            for part, at in _places_of(parts):
+                logits[part.rows, part.place] = seen.logits[at]
+                if self._names_of_similarity:
+                    similarity[part.rows, part.place] = reference.compare(some_of(seen, at), part.rows)
+
+        def whole(place: int) -> list[_Part]:
+            return [_Part(place, slice(0, len(image)))]
 
         logits[:, 0] = original.logits
         recon = self._decode(z)
         self._announce(1, len(image))
-        judge(recon, rows_of_batch, torch.ones_like(rows_of_batch), "the reconstruction")
+        judge(recon, whole(1), "the reconstruction")
         images["recon"] = recon
-        for latents, rows, places in self._noisy_latents(z, ids):
-            self._announce(int(places[0]), len(latents))
+        for latents, parts in self._noisy_latents(z, ids):
+            self._announce(parts[0].place, len(latents))
             noisy = self._decode(latents)
-            judge(noisy, rows, places, f"condition {self.conditions[int(places[0])].name}")
-            self._keep_pictured(images, noisy, rows, places)
+            judge(noisy, parts, f"condition {self.conditions[parts[0].place].name}")
+            self._keep_pictured(images, noisy, parts)
         first_control = len(self.conditions) - len(self.controls)
         for place, (name, control) in enumerate(self.controls.items(), start=first_control):
             self._announce(place, len(image))
-            judge(control(image), rows_of_batch, torch.full_like(rows_of_batch, place), f"control {name}")
+            judge(control(image), whole(place), f"control {name}")
         self.table.update(
             batch["index"],
             {"logits": logits, "similarity": similarity, "target": batch["target"], "known": batch["known"]},
@@ -244,9 +260,14 @@ class BottleneckDiagnosis(LightningModule):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _look(self, image: Tensor) -> TeacherFeatures:
+        image = image.contiguous(memory_format=_LAYOUT)
         if isinstance(self.teacher, FeatureTeacher):
             return self.teacher.features(image)
         return TeacherFeatures(self.teacher(image).float())
+
+    def _encode(self, image: Tensor) -> Posterior:
+        posterior: Posterior = self.autoencoder.encode(image.contiguous(memory_format=_LAYOUT))
+        return posterior
 
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
         if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
@@ -259,9 +280,18 @@ class BottleneckDiagnosis(LightningModule):
         eps = sample_noise(ids, posterior.mean.shape[1:], self.noise.seed, "posterior")
         return posterior.mean + posterior.std * eps.to(posterior.mean)
 
+    def _encoded(self, image: Tensor, ids: list[str]) -> Tensor:
+        """Latents (B, C, h, w); those that were kept when the latent statistics were measured are not encoded again."""
+        new = [row for row, name in enumerate(ids) if name not in self._kept_latents]
+        encoded = iter(self._latent(self._encode(image[new]), [ids[row] for row in new]) if new else ())
+        return torch.stack(
+            [next(encoded) if row in new else self._kept_latents.pop(ids[row]) for row in range(len(ids))]
+        )
+
     def _decode(self, z: Tensor) -> Tensor:
         """Decoded in chunks, clamped to the range an image file can hold."""
-        picture = torch.cat([self.autoencoder.decode(chunk) for chunk in z.split(self.decode_batch_size)])
+        chunks = [self.autoencoder.decode(chunk) for chunk in z.split(self.decode_batch_size)]
+        picture = chunks[0] if len(chunks) == 1 else torch.cat(chunks)
         if picture.shape[1:] != self._image_shape:
             raise ConfigurationError(
                 f"{type(self.autoencoder).__name__} decodes to {tuple(picture.shape[1:])}, but the images are "
@@ -270,52 +300,30 @@ class BottleneckDiagnosis(LightningModule):
             )
         return picture.float().clamp(-1, 1)
 
-    def _noisy_latents(self, z: Tensor, ids: list[str]) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        """Chunks of noisy latents with the batch row and the condition of each."""
+    def _noisy_latents(self, z: Tensor, ids: list[str]) -> Iterator[tuple[Tensor, list[_Part]]]:
+        """Chunks of noisy latents, and what stands in them one after another."""
         clean = self._space.normalise(z)
         denoise = self.denoiser or self._space.denoiser(self.noise.denoiser)
-        batch_rows = torch.arange(len(z), device=z.device)
         for draw in sorted({c.draw for c in self.conditions if c.draw is not None}):
             eps = sample_noise(ids, clean.shape[1:], self.noise.seed, draw).to(clean)
             places = [place for place, c in enumerate(self.conditions) if c.draw == draw]
-            # A list of pairs, not the latents themselves: only one chunk of them exists at a time.
-            pairs = [(row, place) for place in places for row in range(len(z))]
-            for start in range(0, len(pairs), self.decode_batch_size):
-                chunk = pairs[start : start + self.decode_batch_size]
-                rows = batch_rows[[row for row, _ in chunk]]
+            # Parts, not the latents themselves: only one chunk of them exists at a time.
+            for parts in _chunks(places, len(z), self.decode_batch_size):
                 noisy = []
-                for row, place in chunk:
+                for place, rows in parts:
                     t = self.conditions[place].t
                     assert t is not None
                     alpha, sigma = self.schedule.alpha_sigma(t)
-                    noisy.append(
-                        denoise(add_noise(clean[row : row + 1], eps[row : row + 1], alpha, sigma), alpha, sigma)
-                    )
-                latents = self._space.unnormalise(torch.cat(noisy)).to(z.dtype)
-                yield latents, rows, torch.tensor([place for _, place in chunk], device=z.device)
+                    noisy.append(denoise(add_noise(clean[rows], eps[rows], alpha, sigma), alpha, sigma))
+                yield self._space.unnormalise(torch.cat(noisy)).to(z.dtype), parts
 
-    def _keep_pictured(self, images: dict[str, Tensor], noisy: Tensor, rows: Tensor, places: Tensor) -> None:
+    def _keep_pictured(self, images: dict[str, Tensor], noisy: Tensor, parts: list[_Part]) -> None:
         """Keeps the first draw of the pictured steps: the very images that were scored."""
-        for at, (row, place) in enumerate(zip(rows.tolist(), places.tolist())):
-            condition = self.conditions[place]
+        for part, at in _places_of(parts):
+            condition = self.conditions[part.place]
             if condition.draw == 0 and condition.name in self.pictured:
                 kept = images.setdefault(condition.name, torch.empty_like(images["real"]))
-                kept[row] = noisy[at].to(kept)
-
-    def _compare(self, original: _Reference, seen: TeacherFeatures, rows: Tensor) -> Tensor:
-        """Cosines of the pairs (original[rows[i]], seen[i]): (len(rows), K) in the order of the names."""
-        whole = len(rows) == original.size and bool((rows == torch.arange(original.size, device=rows.device)).all())
-
-        def of(original_part: Tensor) -> Tensor:
-            return original_part if whole else original_part[rows]
-
-        columns = []
-        if original.embedding is not None and seen.embedding is not None:
-            columns.append(vector_cosine(of(original.embedding), seen.embedding))
-        for name, stage in original.stages.items():
-            columns.append(vector_cosine(of(original.pooled[name]), pooled(seen.stages[name])))
-            columns.append(position_cosine(of(stage), seen.stages[name], of(original.norms[name])))
-        return torch.stack(columns, dim=1)
+                kept[part.rows] = noisy[at].to(kept)
 
     def _announce(self, place: int, images: int) -> None:
         for listener in self.condition_listeners:
@@ -336,6 +344,7 @@ class BottleneckDiagnosis(LightningModule):
         null: list[Tensor] = []
         previous: TeacherFeatures | None = None
         self._names_of_similarity: list[str] = []
+        self._kept_latents: dict[str, Tensor] = {}
         precision = self.trainer.precision_plugin
         images = DataLoader(Subset(dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
         for batch in images:
@@ -345,7 +354,8 @@ class BottleneckDiagnosis(LightningModule):
             self._check_size(image, batch["id"])
             # Lightning enters the precision's context for steps only.
             with precision.forward_context():
-                z = self._latent(self.autoencoder.encode(image), batch["id"])
+                z = self._latent(self._encode(image), batch["id"])
+                self._keep(z, batch["id"])
                 if self.noise.latent_normalisation == "config":
                     z = self.autoencoder.scale(z)
                 seen = self._look(image)
@@ -353,10 +363,10 @@ class BottleneckDiagnosis(LightningModule):
                 statistics = LatentStatistics(*z.shape[1:]).to(self.device)
                 self._latent_shape = tuple(z.shape[1:])
             statistics.update(z)
-            self._names_of_similarity = _similarity_names(seen)
+            self._names_of_similarity = similarity_names(seen)
             if self._names_of_similarity:
-                null.extend(self._neighbours(previous, seen))
-                previous = _last(seen)
+                null.extend(cosines_of_neighbours(previous, seen))
+                previous = some_of(seen, slice(-1, None))
         assert statistics is not None
         # Every process has the same figures: a sum over processes would count each image several times.
         statistics.sync_on_compute = False
@@ -364,14 +374,10 @@ class BottleneckDiagnosis(LightningModule):
         self._null = torch.cat(null) if null else torch.zeros(0, len(self._names_of_similarity))
         self._calibration_images = len(chosen)
 
-    def _neighbours(self, previous: TeacherFeatures | None, seen: TeacherFeatures) -> Iterator[Tensor]:
-        """Cosines of consecutive different originals, also across the border of two batches."""
-        if previous is not None:
-            only = torch.zeros(1, dtype=torch.int64, device=seen.logits.device)
-            yield self._compare(_Reference(previous), _slice(seen, slice(0, 1)), only)
-        if len(seen.logits) > 1:
-            rows = torch.arange(len(seen.logits) - 1, device=seen.logits.device)
-            yield self._compare(_Reference(seen), _slice(seen, slice(1, None)), rows)
+    def _keep(self, z: Tensor, ids: list[str]) -> None:
+        """Keeps the latents of measured images for the loop, as far as the budget goes."""
+        room = _KEPT_LATENT_BYTES // (z[0].numel() * z.element_size()) - len(self._kept_latents)
+        self._kept_latents.update(zip(ids[: max(room, 0)], z.unbind()))
 
     def _check_size(self, image: Tensor, ids: list[str]) -> None:
         height, width = image.shape[-2:]
@@ -391,30 +397,32 @@ class BottleneckDiagnosis(LightningModule):
             )
 
 
-class _Reference:
-    """What the teacher sees of the originals of a batch, with what every comparison needs of it."""
+class _Part(NamedTuple):
+    """Consecutive images of a batch under one condition."""
 
-    def __init__(self, seen: TeacherFeatures) -> None:
-        self.size = len(seen.logits)
-        self.embedding = seen.embedding
-        self.stages = seen.stages
-        self.pooled = {name: pooled(stage) for name, stage in seen.stages.items()}
-        self.norms = {name: channel_norm(stage) for name, stage in seen.stages.items()}
+    place: int
+    rows: slice
+
+
+def _chunks(places: list[int], images: int, size: int) -> Iterator[list[_Part]]:
+    """Every image under each of the conditions ``places``, at most ``size`` at a time."""
+    total = len(places) * images
+    for start in range(0, total, size):
+        stop = min(start + size, total)
+        yield [
+            _Part(places[of], slice(max(start - of * images, 0), min(stop - of * images, images)))
+            for of in range(start // images, (stop - 1) // images + 1)
+        ]
+
+
+def _places_of(parts: list[_Part]) -> Iterator[tuple[_Part, slice]]:
+    """Each part with its place in the chunk."""
+    start = 0
+    for part in parts:
+        stop = start + part.rows.stop - part.rows.start
+        yield part, slice(start, stop)
+        start = stop
 
 
 def _shuffling_key(sample_id: str) -> bytes:
     return hashlib.blake2b(sample_id.encode(), digest_size=8).digest()
-
-
-def _similarity_names(seen: TeacherFeatures) -> list[str]:
-    names = ["embedding"] if seen.embedding is not None else []
-    return names + [f"{stage}.{kind}" for stage in seen.stages for kind in ("pooled", "position")]
-
-
-def _slice(seen: TeacherFeatures, rows: slice) -> TeacherFeatures:
-    embedding = None if seen.embedding is None else seen.embedding[rows]
-    return TeacherFeatures(seen.logits[rows], embedding, {name: stage[rows] for name, stage in seen.stages.items()})
-
-
-def _last(seen: TeacherFeatures) -> TeacherFeatures:
-    return _slice(seen, slice(-1, None))

@@ -33,8 +33,7 @@ class NoiseSettings:
         betas: with ``custom``: the betas of a variance-preserving process, steps counted from 0.
         latent_normalisation: ``measured`` subtracts the mean and divides by the standard deviation per channel,
             measured on this data with this encoder; ``config`` uses the autoencoder's own scaling and shift factors.
-        latent_statistics_images: number of images of the evaluated split to measure on, chosen by a hash of their ids;
-            they are encoded once more for it.
+        latent_statistics_images: number of images of the evaluated split to measure on, chosen by a hash of their ids.
         denoiser: ``none`` decodes the noisy latent, which tests the decoder's robustness; ``wiener`` decodes its
             linear estimate, which tests what information is left; or a module of your own by class_path, called
             as ``denoiser(z, alpha, sigma)``.
