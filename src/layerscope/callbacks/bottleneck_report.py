@@ -20,7 +20,7 @@ from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.data.hashing import weights_hash
 from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
-from layerscope.report.console import verdict_table
+from layerscope.report.console import caption, verdict_table
 from layerscope.report.figure_style import png
 from layerscope.report.figures_bottleneck import bottleneck_figures
 
@@ -66,7 +66,7 @@ class BottleneckReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = data.eval_split
         thresholds = task.thresholds
-        summary = {
+        summary: dict[str, Any] = {
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
             **analysis.summary(),
@@ -99,7 +99,10 @@ class BottleneckReport(Callback):
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis.verdict["overall"]))
         overall = analysis.verdict["overall"]
-        print(f"\n{overall['sentence']}\n\n{verdict_table(analysis.summary())}\n\nResults: {folder.directory.path}")
+        counts, margins = summary["counts"], (self.settings.margin_macro, self.settings.margin_label)
+        about = caption(split, counts["images"], counts["groups"], self.settings.level, margins)
+        print(f"\n{overall['sentence']}\n\n{verdict_table(analysis.summary())}\n{about}")
+        print(f"\nResults: {folder.directory.path}")
 
 
 @contextmanager

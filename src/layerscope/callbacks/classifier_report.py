@@ -13,7 +13,7 @@ from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.classifier import RELIABILITY_COLUMNS, analyse_classifier
-from layerscope.report.console import classifier_table
+from layerscope.report.console import caption, classifier_table
 from layerscope.report.figure_style import png
 from layerscope.report.figures_classifier import classifier_figures
 
@@ -61,4 +61,13 @@ class ClassifierReport(Callback):
             )
         macro = analysis.summary_metrics["macro"]
         log_result(trainer, figures, {f"test/macro_{name}": found["value"] for name, found in macro.items()})
-        print(f"\n{classifier_table(analysis.per_label, analysis.display_names)}\nResults: {folder.directory.path}")
+        groups = task.scores.groups
+        about = caption(
+            data.eval_split,
+            len(task.scores.id),
+            None if groups is None else len(set(groups)),
+            self.settings.level,
+            None,
+        )
+        print(f"\n{classifier_table(analysis.per_label, analysis.display_names)}")
+        print(f"{about}; F1 at the global threshold fitted on val\n\nResults: {folder.directory.path}")

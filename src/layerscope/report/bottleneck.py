@@ -10,13 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from layerscope.artifacts.scores import BottleneckScores
-from layerscope.errors import ArtifactError, ConfigurationError
-from layerscope.functional.intervals import benjamini_hochberg, group_index, holm, smallest_detectable_drop
+from layerscope.errors import ConfigurationError
+from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
 from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives, too_few
 from layerscope.report.agreement import agreement_rows, similarity_rows
 from layerscope.report.collapse import collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
+from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
 from layerscope.report.rows import (
     MACRO,
@@ -26,7 +27,6 @@ from layerscope.report.rows import (
     long_row,
     metric_flag,
     thresholds_missing,
-    unreserved,
     with_estimates,
 )
 from layerscope.report.sentences import overall_sentence, short
@@ -104,18 +104,10 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         NumericalError: a logit of a known label is not finite.
     """
     settings = settings or AnalysisSettings()
-    columns = np.flatnonzero(scores.evaluated)
-    if not len(columns) or not len(scores.id):
-        raise ArtifactError(
-            f"The scores hold {len(scores.id)} samples and {len(columns)} evaluated labels; a diagnosis needs at least "
-            "one of each. Check the split and the `evaluated` entries of the label schema."
-        )
-    names = [unreserved(str(scores.label[k])) for k in columns]
-    display = {name: str(scores.label_display[k]) for name, k in zip(names, columns)}
-    group = None if scores.groups is None else group_index(scores.groups)
-    truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), group)
-    logits = scores.logits[:, :, columns]
-    threshold_label = scores.threshold_label[columns]
+    evaluated = EvaluatedLabels.of(scores)
+    names, display, truth = evaluated.names, evaluated.display, evaluated.truth
+    logits = scores.logits[:, :, evaluated.columns]
+    threshold_label = scores.threshold_label[evaluated.columns]
     conditions = group_conditions(scores)
     recon = next(g for g, condition in enumerate(conditions) if condition.kind == "recon")
 

@@ -11,13 +11,12 @@ import numpy as np
 from scipy.special import expit
 
 from layerscope.artifacts.scores import ClassifierScores
-from layerscope.errors import ArtifactError
 from layerscope.functional.calibration import reliability_curve
-from layerscope.functional.intervals import group_index
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.estimates import Estimates
+from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.label_metrics import GroundTruth, measure_labels
-from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, thresholds_missing, unreserved, with_undefined
+from layerscope.report.rows import MACRO, MICRO, Row, metric_flag, thresholds_missing, with_undefined
 
 RELIABILITY_COLUMNS = ("label", "bin_lo", "bin_hi", "n", "mean_probability", "share_positive", "ci_lo", "ci_hi")
 """Columns of reliability.csv."""
@@ -47,17 +46,10 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
         NumericalError: a logit of a known label is not finite.
     """
     settings = settings or AnalysisSettings()
-    columns = np.flatnonzero(scores.evaluated)
-    if not len(columns) or not len(scores.id):
-        raise ArtifactError(
-            f"The scores hold {len(scores.id)} samples and {len(columns)} evaluated labels; an evaluation needs at "
-            "least one of each. Check the split and the `evaluated` entries of the label schema."
-        )
-    names = [unreserved(str(scores.label[k])) for k in columns]
-    group = None if scores.groups is None else group_index(scores.groups)
-    truth = GroundTruth(scores.target[:, columns], scores.known[:, columns].astype(np.bool_), group)
-    logits = scores.logits[:, columns]
-    threshold_label = scores.threshold_label[columns]
+    evaluated = EvaluatedLabels.of(scores)
+    names, truth = evaluated.names, evaluated.truth
+    logits = scores.logits[:, evaluated.columns]
+    threshold_label = scores.threshold_label[evaluated.columns]
     metrics = measure_labels(
         logits[None],
         truth,
@@ -84,7 +76,7 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
         if truth.reason(k)
     ]
     not_measured += thresholds_missing(truth, threshold_label, names)
-    if group is None:
+    if truth.group is None:
         reason = "the data names no groups (patients); images are taken as independent, intervals may be too narrow"
         not_measured.append({"what": "clustered intervals", "reason": reason})
     summary: dict[str, Any] = {
@@ -101,7 +93,7 @@ def analyse_classifier(scores: ClassifierScores, settings: AnalysisSettings | No
         reliability=_reliability_rows(logits, truth, names),
         summary_metrics={**summary, **counts},
         not_measured=not_measured,
-        display_names={name: str(scores.label_display[k]) for name, k in zip(names, columns)},
+        display_names=evaluated.display,
     )
 
 

@@ -50,6 +50,19 @@ def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[st
     return _laid_out(rows, numeric={1, 2, 4, 5})
 
 
+def caption(split: str, images: int, groups: int | None, level: float, margins: tuple[float, float] | None) -> str:
+    """What a table is about: split and size, what an interval is, and (macro, label) margins of a verdict.
+
+    >>> caption("test", 350, None, 0.95, (0.02, 0.05))
+    'split test, 350 images; intervals 95 %, images independent; margin .050 for a label, .020 for the macro average'
+    """
+    clustered = "images independent" if groups is None else f"clustered by {groups} patients (groups)"
+    text = f"split {split}, {images} images; intervals {100 * level:g} %, {clustered}"
+    if margins is None:
+        return text
+    return f"{text}; margin {_number(margins[1])} for a label, {_number(margins[0])} for the macro average"
+
+
 def _laid_out(rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
     """Header, body and a last row, ruled apart; numeric columns to the right."""
     widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
