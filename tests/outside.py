@@ -81,6 +81,32 @@ class MeanColourTeacher(nn.Module):
         return torch.stack([mean * (k + 1) for k in range(4)], dim=1)
 
 
+class ViewTeacher(MeanColourTeacher):
+    """Flattens without asking for the memory layout, as many hand-written networks do."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        return super().forward(image.view(len(image), 3, 1, -1))
+
+
+class ChannelsLast(nn.Module):
+    """Gives channels-last images and latents back, as diffusers' autoencoders with attention do."""
+
+    latent_channels = 3
+    downsampling = 1
+
+    def encode(self, x: Tensor) -> Deterministic:
+        return Deterministic(x.view(len(x), -1).view_as(x).contiguous(memory_format=torch.channels_last))
+
+    def decode(self, z: Tensor) -> Tensor:
+        return z.contiguous(memory_format=torch.channels_last)
+
+    def scale(self, z: Tensor) -> Tensor:
+        return z
+
+    def unscale(self, z: Tensor) -> Tensor:
+        return z
+
+
 class BatchCounter(Callback):
     """Writes how many batches it saw."""
 

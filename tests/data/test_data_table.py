@@ -177,9 +177,20 @@ def test_split_file_of_ids_or_paths(tmp_path: Path, schema: LabelSchema) -> None
     assert not unlabelled.known().any()
 
 
+def test_ids_of_a_split_file_stay_text(tmp_path: Path, schema: LabelSchema) -> None:
+    # YAML would read them as 8, 121, 1.5 and True.
+    ids = ["010", "12_1", "1.50", "yes"]
+    rows = "".join(f"{name},{place}.png,train,1,0\n" for place, name in enumerate(ids, 1))
+    read(tmp_path, schema, rows, header="id,path,split,a,b\n")
+    (tmp_path / "splits.yaml").write_text(f"test: [{', '.join(ids)}]\n")
+    table = read_data_table(tmp_path, schema, tmp_path / "labels.csv", tmp_path / "splits.yaml")
+    assert [record.id for record in table.split("test").records] == ids
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        ("train: [[x1]]", r"train, entry 1: expected an id or a path, got \['x1'\]"),
         ("train: [x1]\nvalid: [x2]", "must have the keys train, val and test"),
         ("train: x1", "train must be a list of ids or paths, got 'x1'"),
         ("train: [x9]", r"splits\.yaml, train, entry 1: 'x9' is neither an id nor a path of "),
@@ -207,6 +218,10 @@ def test_one_folder_per_split(tmp_path: Path, schema: LabelSchema) -> None:
     table = read_data_table(tmp_path, schema, tmp_path / "labels.csv")
     assert table.split("train").target().tolist() == [[1, 0], [0, 0]]
     assert table.split("train").known().tolist() == [[True, True], [True, False]]
+
+    (tmp_path / "labels.csv").write_text("id,a,b\ntrain/a,1,0\ntrain/b,0,\nval/deep/er/c,1,1\ntrain/lost,1,1\n")
+    with pytest.raises(DataError, match=r"labels\.csv, row 5: the id 'train/lost' has no image file in "):
+        read_data_table(tmp_path, schema, tmp_path / "labels.csv")
 
     (tmp_path / "labels.csv").write_text("id,a,b\ntrain/a,1,0\n")
     with pytest.raises(DataError, match=r"b\.png: its id 'train/b' is not in .*did you mean 'train/a'"):

@@ -38,6 +38,18 @@ def test_everything_can_come_from_a_module_of_the_users_own(diagnose: Callable[.
     assert "MeanColourTeacher" in reason
 
 
+def test_models_of_the_users_own_get_plain_tensors(diagnose: Callable[..., Path]) -> None:
+    run = diagnose(
+        "--allow-import=outside",
+        "--model.init_args.autoencoder=outside.ChannelsLast",
+        "--model.init_args.teacher=outside.ViewTeacher",
+        "--model.init_args.noise.timesteps=[0, 300]",
+        "--model.init_args.controls=[roundtrip8, down4, jpeg_q75, blur3, shift1]",
+        "--data.init_args.limit=20",
+    )
+    assert read_summary(run)["counts"]["images"] == 20
+
+
 def test_a_denoiser_is_judged_in_evaluation_mode(diagnose: Callable[..., Path]) -> None:
     noisy = [
         "--model.init_args.autoencoder=oracles.BlockMean",

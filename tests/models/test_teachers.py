@@ -7,6 +7,7 @@ import timm
 import torch
 from safetensors.torch import save_file
 
+from layerscope.data.hashing import teacher_hash
 from layerscope.errors import ConfigurationError, WeightsError
 from layerscope.models.teachers import TimmTeacher
 from layerscope.protocols import FeatureTeacher
@@ -238,3 +239,12 @@ class TestCheckpoints:
         monkeypatch.setattr(timm, "create_model", offline)
         with pytest.raises(WeightsError, match=r"no route to host.*give it as checkpoint"):
             TimmTeacher("resnet10t", 5, pretrained=True)
+
+
+def test_the_hash_tells_how_images_reach_the_teacher(trained: dict[str, torch.Tensor], tmp_path) -> None:
+    save_file(trained, tmp_path / "teacher.safetensors")
+    weights = str(tmp_path / "teacher.safetensors")
+    same = [teacher_hash(resnet(checkpoint=weights), None) for _ in range(2)]
+    assert same[0] == same[1]
+    for other in ({"mean": [0.3] * 3}, {"std": [0.4] * 3}, {"input_size": 32}, {"resize_filter": "bilinear"}):
+        assert teacher_hash(resnet(checkpoint=weights, **other), None) != same[0]

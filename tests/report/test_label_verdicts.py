@@ -127,3 +127,51 @@ def test_resamples_without_an_answer_are_counted() -> None:
             assert share == pytest.approx(13.5, abs=3.5)
     rows = analyse_bottleneck(one_label(*with_positives(60, 1.0)), SETTINGS).per_label
     assert not any("resamples" in row["flag"] for row in rows)
+
+
+def test_a_proved_loss_is_told_even_of_a_label_that_was_barely_recognised() -> None:
+    # The interval of AUROC itself reaches chance; that of the paired fall does not reach the margin.
+    rng = np.random.default_rng(4)
+    target = (np.arange(400) < 20).astype(int)[:, None]
+    noise = rng.normal(size=(400, 1))
+    verdict = analyse_bottleneck(one_label(target, noise + 0.6 * target, noise + 0.1 * noise), SETTINGS).verdict
+    [entry] = verdict["per_label"]
+    assert entry["ci_hi"] < -entry["margin"]
+    assert (entry["verdict"], verdict["overall"]["verdict"]) == ("bottleneck", "bottleneck")
+
+
+def test_labels_with_a_handful_of_positives_do_not_decide_the_average() -> None:
+    # Their spread is missing from the standard error of an average: nothing is lost here, and 20 of 20 intervals of the
+    # plain average would be far too narrow.
+    false_alarms = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        target = np.zeros((300, 12), dtype=int)
+        for k in range(12):
+            target[rng.choice(300, 60 if k < 4 else 1, replace=False), k] = 1
+        noise = rng.normal(size=target.shape)
+        recon = 0.8 * noise + 0.6 * rng.normal(size=target.shape)
+        analysis = analyse_bottleneck(one_label(target, noise + 1.5 * target, recon + 1.5 * target), SETTINGS)
+        overall = analysis.verdict["overall"]
+        false_alarms += overall["verdict"] == "bottleneck"
+        assert overall["labels_left_out"] == [f"label{k}" for k in range(4, 12)]
+        kept = [entry["delta_auroc"] for entry in analysis.verdict["per_label"][:4]]
+        assert overall["delta_auroc"] == pytest.approx(np.mean(kept))
+        assert "over 4 labels (8 with too few samples left out)" in overall["sentence"]
+    assert false_alarms <= 1
+    [row] = [r for r in analysis.t_curve if (r["condition"], r["label"], r["metric"]) == ("recon", "macro", "auroc")]
+    assert "8 labels with too few positives or negatives" in row["flag"]
+
+
+def test_no_onset_is_claimed_from_a_handful_of_positives() -> None:
+    scores = make_scores(n=300, n_labels=2)
+    few = np.array(scores.target)
+    few[np.flatnonzero(few[:, 1])[3:], 1] = 0
+    noisy = scores.logits - 30 * few * (scores.kind == "noise")[:, None, None]
+    rows = {
+        row["label"]: row for row in analyse_bottleneck(replaced(scores, target=few, logits=noisy), SETTINGS).collapse
+    }
+    assert np.isfinite(rows["label0"]["onset_log_snr"])
+    for label in ("label1", "macro"):
+        assert np.isnan(rows[label]["onset_log_snr"])
+        assert "no onset" in rows[label]["flag"]

@@ -29,6 +29,8 @@ def overall(**changes: Any) -> dict[str, Any]:
         "nearest_control": None,
         "n_timesteps": 3,
         "lowest_log_snr": -5.4,
+        "n_labels_used": 4,
+        "labels_left_out": [],
         "onset_log_snr": 1.2,
         "onset_t": 330.0,
         "collapse_state": "not_reached",

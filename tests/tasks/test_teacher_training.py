@@ -193,6 +193,32 @@ def test_validate_and_predict_look_at_a_finished_run_and_leave_it_alone(phantom:
         assert {path: path.read_bytes() for path in fitted.rglob("*") if path.is_file()} == before
 
 
+def test_predict_writes_a_table_once(
+    phantom: Path, fitted: Path, evaluated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = fitted.parent / "predict.yaml"
+    table = {"class_path": "layerscope.callbacks.predictions.PredictionTable"}
+    config.write_text(yaml.safe_dump(settings(phantom, [table], checkpoint=str(fitted / "checkpoints" / "best.ckpt"))))
+    arguments = ["predict", "--config", str(config), f"--output_root={fitted.parent}", "--experiment_name=evaluation"]
+    assert main(arguments) == 0
+    rows = read_csv(evaluated / "predictions_test.csv")
+    scores = ClassifierScores.load(evaluated / "scores.npz")
+    assert [row["id"] for row in rows] == scores.id.tolist()
+    for column, label in enumerate(scores.label.tolist()):
+        expected = 1 / (1 + np.exp(-scores.logits[:, column].astype(np.float64)))
+        np.testing.assert_allclose([row[label] for row in rows], expected, atol=1e-5)
+    assert main(arguments) == 2
+    assert "predictions_test.csv exists already" in " ".join(capsys.readouterr().err.split())
+
+
+def test_an_evaluation_on_the_images_of_the_threshold_says_so(phantom: Path, fitted: Path, evaluated: Path) -> None:
+    what = "F1 and flips on images apart from the threshold's"
+    assert what not in {entry["what"] for entry in read_summary(evaluated)["not_measured"]}
+    arguments = [f"--output_root={fitted.parent}", "--experiment_name=on_val", "--data.init_args.eval_split=val"]
+    assert main(["test", "--config", str(fitted.parent / "test.yaml"), *arguments]) == 0
+    assert what in {entry["what"] for entry in read_summary(fitted.parent / "on_val")["not_measured"]}
+
+
 # -- test ------------------------------------------------------------------------------------------------------------
 
 

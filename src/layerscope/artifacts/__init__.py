@@ -10,6 +10,7 @@ from layerscope.artifacts.run_directory import (
     Stage,
     open_run_directory,
     read_summary,
+    write_table,
 )
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
 from layerscope.artifacts.tables import LONG_COLUMNS, read_csv
@@ -30,4 +31,5 @@ __all__ = [
     "read_csv",
     "read_summary",
     "safe_file_name",
+    "write_table",
 ]

@@ -283,6 +283,20 @@ def _explained(path: Path) -> Iterator[None]:
         ) from error
 
 
+def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """A CSV by itself, whole or not at all; results of a task go through ``RunDirectory.staged``."""
+    path = Path(path)
+    partial = path.with_name(f".{path.name}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _write_durably(partial, format_csv(rows, columns).encode("utf-8"))
+        os.replace(partial, path)
+    except OSError as error:
+        with suppress(OSError):
+            partial.unlink()
+        raise ArtifactError(f"{path} could not be written: {error.strerror or error}.") from error
+
+
 def _write_durably(path: Path, data: bytes) -> None:
     with path.open("wb") as file:
         file.write(data)

@@ -15,7 +15,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from layerscope.artifacts import UNREPORTED_SCORES, BottleneckScores
 from layerscope.artifacts.tables import COLLAPSE_COLUMNS, LONG_COLUMNS
-from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.results import provenance, threshold_caveats, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.data.hashing import weights_hash
@@ -66,11 +66,12 @@ class BottleneckReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = data.eval_split
         thresholds = task.thresholds
+        caveats = threshold_caveats(data, thresholds.data_hash)
         summary: dict[str, Any] = {
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
             **analysis.summary(),
-            "not_measured": _merged([*task.not_measured(), *_caveats(task, data)], analysis.not_measured),
+            "not_measured": _merged([*task.not_measured(), *caveats], analysis.not_measured),
             "noise": task.describe(),
             "thresholds": {
                 "source": scores.threshold_source,
@@ -136,16 +137,6 @@ def _counts(scores: BottleneckScores) -> dict[str, Any]:
 
 def _scalars(verdict: dict[str, Any]) -> dict[str, float]:
     return {f"bottleneck/{key}": value for key, value in verdict.items() if isinstance(value, float)}
-
-
-def _caveats(task: Any, data: Any) -> list[dict[str, str]]:
-    if data.data_hash(data.eval_split) != task.thresholds.data_hash:
-        return []
-    reason = (
-        "the thresholds were fitted on the originals of these very images, so F1 and flips at them favour the "
-        "original; AUROC, AP and the verdict do not depend on thresholds"
-    )
-    return [{"what": "F1 and flips on images apart from the threshold's", "reason": reason}]
 
 
 def _merged(first: list[dict[str, str]], second: list[dict[str, str]]) -> list[dict[str, str]]:

@@ -8,7 +8,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
 from layerscope.artifacts.tables import CLASSIFIER_COLUMNS
-from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.results import provenance, threshold_caveats, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.report.bottleneck import AnalysisSettings
@@ -54,7 +54,10 @@ class ClassifierReport(Callback):
                     "task": "classifier",
                     "experiment_name": folder.directory.path.name,
                     "metrics": analysis.summary_metrics,
-                    "not_measured": analysis.not_measured,
+                    "not_measured": [
+                        *threshold_caveats(data, task.thresholds.data_hash),
+                        *analysis.not_measured,
+                    ],
                     "counts": {"images": len(task.scores.id), "labels": len(task.scores.label)},
                     **provenance(trainer, data.eval_split),
                 },

@@ -43,6 +43,20 @@ def provenance(trainer: Trainer, split: str) -> dict[str, Any]:
     }
 
 
+def threshold_caveats(data: Any, fitted_on: str) -> list[dict[str, str]]:
+    """What to hold against figures at a threshold that was fitted on the evaluated images themselves.
+
+    fitted_on: hash of the data behind the threshold.
+    """
+    if data.data_hash(data.eval_split) != fitted_on:
+        return []
+    reason = (
+        "the thresholds were fitted on the originals of these very images, so F1 and flips at them favour the "
+        "original; AUROC, AP and the verdict do not depend on thresholds"
+    )
+    return [{"what": "F1 and flips on images apart from the threshold's", "reason": reason}]
+
+
 def _seed() -> int | None:
     import os
 

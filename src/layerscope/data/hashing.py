@@ -19,6 +19,13 @@ def weights_hash(module: nn.Module) -> str:
 
 
 def teacher_hash(teacher: nn.Module, data: Any) -> str:
-    """SHA-256 over a teacher's weights and over how ``data`` cuts and resizes images before it sees them."""
+    """SHA-256 over a teacher's weights and over how images reach them.
+
+    How ``data`` cuts and resizes, how the teacher resizes and normalises: its ``input_size`` and ``resize_filter``, and
+    the buffers that are no part of its weights, where layerscope's teachers keep mean and std.
+    """
     view = [getattr(data, name, None) for name in ("image_size", "center_crop_size", "resize_filter")]
+    view += [getattr(teacher, name, None) for name in ("input_size", "resize_filter")]
+    stored = set(teacher.state_dict())
+    view += [(name, value.tolist()) for name, value in teacher.named_buffers() if name not in stored]
     return hashlib.sha256(f"{weights_hash(teacher)} {view}".encode()).hexdigest()

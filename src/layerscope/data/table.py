@@ -270,7 +270,8 @@ def _check_id(name: str, where: str) -> None:
 
 def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: int) -> dict[str, list[Record]]:
     try:
-        content = yaml.safe_load(split_file.read_text(encoding="utf-8"))
+        # All scalars stay text: YAML would read the ids 010 and 12_1 as the numbers 8 and 121.
+        content = yaml.load(split_file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
     except FileNotFoundError as error:
         raise DataError(f"The split file {split_file} does not exist; it is relative to {Path.cwd()}.") from error
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -289,8 +290,10 @@ def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: i
     for split, entries in content.items():
         if not isinstance(entries, list):
             raise DataError(f"{split_file}: {split} must be a list of ids or paths, got {entries!r}.")
-        for place, entry in enumerate(map(str, entries), 1):
+        for place, entry in enumerate(entries, 1):
             where = f"{split_file}, {split}, entry {place}"
+            if not isinstance(entry, str):
+                raise DataError(f"{where}: expected an id or a path, got {entry!r}.")
             if rows is None:
                 name = str(PurePosixPath(entry).with_suffix(""))
                 _check_id(name, where)
@@ -341,6 +344,14 @@ def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list
                     f"{path}: its id {name!r} is not in {rows.path}{did_you_mean(name, list(rows.rows))}. The id "
                     "is the path relative to root without the suffix; add a row, with empty labels if they are unknown."
                 )
+    if rows is not None and (missing := [name for name in rows.rows if name not in seen]):
+        number = rows.rows[missing[0]][0]
+        more = f" (and {len(missing) - 1} more)" * (len(missing) > 1)
+        raise DataError(
+            f"{rows.path}, row {number}: the id {missing[0]!r}{more} has no image file in {root}/train, val or test. "
+            f"The id is the path relative to root without the suffix, and files end in {', '.join(SUFFIXES)}. Add or "
+            "convert the file, or take the row out."
+        )
     return found
 
 

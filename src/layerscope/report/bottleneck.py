@@ -59,6 +59,9 @@ class AnalysisSettings:
             raise ConfigurationError(f"n_bootstrap is {self.n_bootstrap}; at least one resample is needed.")
 
 
+_LOST = "bottleneck"
+
+
 @dataclass(frozen=True)
 class BottleneckAnalysis:
     """Tables as lists of rows (columns in ``artifacts.tables``) and the fields of summary.json.
@@ -123,12 +126,13 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
     )
     auroc = metrics.label["auroc"]
     saturated = _widen_saturated(auroc, logits, truth, conditions, settings.level)
-    _widen_macro(metrics, truth, saturated)
+    _widen_macro(metrics.macro["auroc"], auroc, truth.defined, saturated)
+    thin = _thin(truth)
     _add_bands(metrics, truth, conditions, recon, saturated, settings)
     _adjust_p(auroc, conditions, recon)
 
     collapse = collapse_rows(
-        metrics, truth, names, conditions, settings.margin_macro, settings.margin_label, settings.level
+        metrics, truth, names, conditions, settings.margin_macro, settings.margin_label, settings.level, thin
     )
     agreement = agreement_rows(
         logits, truth, names, conditions, scores.threshold_global, threshold_label, settings.level
@@ -138,16 +142,14 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         row["label"]: row["value"] for row in agreement if row["condition"] == "recon" and row["metric"] == "flip_rate"
     }
     labels = [
-        _label_verdict(k, name, display[name], metrics, truth, recon, collapse, flip_rate, saturated, settings)
+        _label_verdict(k, name, display[name], metrics, truth, recon, collapse, flip_rate, saturated, thin[k], settings)
         for k, name in enumerate(names)
     ]
-    overall = _overall_verdict(
-        metrics, truth, conditions, recon, collapse, flip_rate, bool(saturated[recon].any()), settings
-    )
+    overall = _overall_verdict(metrics, evaluated, conditions, recon, collapse, flip_rate, saturated, thin, settings)
     overall["sentence"] = overall_sentence(overall, labels, settings.level)
     return BottleneckAnalysis(
         per_label=_per_label_rows(metrics, truth, names, conditions, labels, saturated, threshold_label),
-        t_curve=_t_curve_rows(metrics, truth, conditions, threshold_label),
+        t_curve=_t_curve_rows(metrics, truth, conditions, threshold_label, sum(map(bool, thin))),
         agreement=agreement,
         collapse=collapse,
         teacher_metrics_real=_teacher_metrics(metrics, truth, 0),
@@ -197,23 +199,27 @@ def _unseen_change(value: float, truth: GroundTruth, label: int, level: float) -
     return -min(change, float(value)), min(change, 1 - float(value))
 
 
-def _widen_macro(metrics: LabelMetrics, truth: GroundTruth, saturated: np.ndarray) -> None:
-    """Adds the saturated labels' unseen change to both ends of the macro interval, as an independent error."""
-    label, macro = metrics.label["auroc"], metrics.macro["auroc"]
-    for g in np.flatnonzero(saturated.any(axis=1)):
+def _widen_macro(macro: Estimates, label: Estimates, used: np.ndarray, saturated: np.ndarray) -> None:
+    """Adds the saturated labels' unseen change to both ends of the macro interval, as an independent error.
+
+    used: (L,) the labels that ``macro`` averages.
+    """
+    for g in np.flatnonzero((saturated & used).any(axis=1)):
         for bound, unseen, sign in ((macro.delta_lo, label.delta_lo, -1), (macro.delta_hi, label.delta_hi, 1)):
-            parts = [bound[g, 0] - macro.delta[g, 0], *unseen[g, saturated[g]] / truth.defined.sum()]
+            parts = [bound[g, 0] - macro.delta[g, 0], *unseen[g, saturated[g] & used] / used.sum()]
             bound[g, 0] = macro.delta[g, 0] + sign * np.linalg.norm(parts)
 
 
-def _units(truth: GroundTruth, label: int | np.ndarray) -> tuple[int, int]:
-    """Independent units with a positive and with a negative: patients where there are any, images otherwise.
+def _thin(truth: GroundTruth) -> list[str]:
+    """Why a defined label has too few units for an interval, one entry per label; empty where it has enough."""
+    grouped = truth.group is not None
+    return [too_few(*_units(truth, k), grouped) if defined else "" for k, defined in enumerate(truth.defined)]
 
-    label: one label, or a mask (L,) of labels that are taken together.
-    """
-    columns = np.atleast_1d(np.arange(truth.target.shape[1])[label])
-    target, known = truth.target[:, columns], truth.known[:, columns]
-    positive, negative = (((target == value) & known).any(axis=1) for value in (1, 0))
+
+def _units(truth: GroundTruth, label: int) -> tuple[int, int]:
+    """Independent units with a positive and with a negative: patients where there are any, images otherwise."""
+    target, known = truth.target[:, label], truth.known[:, label]
+    positive, negative = ((target == value) & known for value in (1, 0))
     if truth.group is None:
         return int(positive.sum()), int(negative.sum())
     return len(np.unique(truth.group[positive])), len(np.unique(truth.group[negative]))
@@ -262,6 +268,7 @@ def _label_verdict(
     collapse: Sequence[Row],
     flip_rate: dict[str, float],
     saturated: np.ndarray,
+    thin: str,
     settings: AnalysisSettings,
 ) -> dict[str, Any]:
     auroc, f1 = metrics.label["auroc"], metrics.label["f1_fixed"]
@@ -270,10 +277,11 @@ def _label_verdict(
     reason = truth.reason(k).removeprefix("undefined: ")
     verdict = decide(delta, lo, hi, settings.margin_label)
     units = _units(truth, k)
-    few = "" if reason or delta == lo == hi == 0 else too_few(*units, truth.group is not None)
-    if few:
-        verdict, reason = "inconclusive", few
-    elif not reason and (unseen := _unrecognised(auroc, k, "this label", settings.margin_label)):
+    if thin and not delta == lo == hi == 0:
+        verdict, reason = "inconclusive", thin
+    elif verdict not in (_LOST, "undefined") and (
+        unseen := _unrecognised(auroc, k, "this label", settings.margin_label)
+    ):
         verdict, reason = "undefined", unseen
     needed = None
     # The level at which this label is judged alone, so that all labels together are judged at settings.level.
@@ -332,33 +340,48 @@ def _noise_fields(collapse: Sequence[Row], label: str) -> dict[str, Any]:
 
 def _overall_verdict(
     metrics: LabelMetrics,
-    truth: GroundTruth,
+    evaluated: EvaluatedLabels,
     conditions: Sequence[ConditionGroup],
     recon: int,
     collapse: Sequence[Row],
     flip_rate: dict[str, float],
-    saturated: bool,
+    saturated: np.ndarray,
+    thin: Sequence[str],
     settings: AnalysisSettings,
 ) -> dict[str, Any]:
-    auroc, f1 = metrics.macro["auroc"], metrics.macro["f1_fixed"]
+    """The verdict on the average of the labels.
+
+    A label with too few units adds next to nothing to the standard error of an average, whatever its true spread: with
+    one positive a label, a 95 % interval held the truth in 20 % of redraws. So such labels are left out of the average
+    that is judged, and named.
+    """
+    truth = evaluated.truth
+    auroc, f1, used = metrics.macro["auroc"], metrics.macro["f1_fixed"], truth.defined
+    enough = used & ~np.array([bool(why) for why in thin])
+    left_out = [name for name, why in zip(evaluated.names, thin) if why and enough.any()]
+    if left_out:
+        used = enough
+        auroc = metrics.macro_auroc(used, truth.group, settings.level)
+        _widen_macro(auroc, metrics.label["auroc"], used, saturated)
     delta, lo, hi = (float(cell[recon, 0]) for cell in (auroc.delta, auroc.delta_lo, auroc.delta_hi))
     se = float(auroc.delta_se[recon, 0])
     verdict, reason = decide(delta, lo, hi, settings.margin_macro), ""
-    few = "" if not truth.defined.any() or delta == lo == hi == 0 else _few_everywhere(truth)
-    if few:
-        verdict, reason = "inconclusive", few
-    elif unseen := _unrecognised(auroc, 0, "the labels", settings.margin_macro):
+    if used.any() and not enough.any() and not delta == lo == hi == 0:
+        verdict, reason = "inconclusive", f"every label has too few samples ({next(filter(None, thin))})"
+    elif verdict != _LOST and (unseen := _unrecognised(auroc, 0, "the labels", settings.margin_macro)):
         verdict, reason = "undefined", unseen
     noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
-    if verdict == "inconclusive" and truth.defined.any() and not saturated:
+    if verdict == "inconclusive" and used.any() and not (saturated[recon] & used).any():
         # Scaled from the mean number of positives of the labels that are averaged.
-        positives = round(float(truth.n_pos[truth.defined].mean()))
+        positives = round(float(truth.n_pos[used].mean()))
         needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)
     return {
         "verdict": verdict,
         "reason": reason,
+        "auroc_real": float(auroc.value[0, 0]),
+        "auroc_recon": float(auroc.value[recon, 0]),
         "delta_auroc": delta,
         "ci_lo": lo,
         "ci_hi": hi,
@@ -369,7 +392,8 @@ def _overall_verdict(
         "n_samples": len(truth.target),
         "n_groups": None if truth.group is None else len(np.unique(truth.group)),
         "n_labels": len(truth.defined),
-        "n_labels_used": int(truth.defined.sum()),
+        "n_labels_used": int(used.sum()),
+        "labels_left_out": left_out,
         "score_shift": _is_shift(f1, metrics.macro["f1_reopt"], recon, 0) and verdict == "not a bottleneck",
         "delta_f1_fixed": float(f1.delta[recon, 0]),
         "delta_f1_reopt": float(metrics.macro["f1_reopt"].delta[recon, 0]),
@@ -388,11 +412,6 @@ def _unrecognised(auroc: Estimates, column: int, what: str, margin: float) -> st
         return ""
     figures = f"AUROC {short(value, 2)} [{short(lo, 2)}, {short(hi, 2)}]"
     return f"the teacher does not recognise {what} on real images ({figures})"
-
-
-def _few_everywhere(truth: GroundTruth) -> str:
-    """Why all labels together have too few positives or negatives for an average; empty where they have enough."""
-    return too_few(*_units(truth, truth.defined), truth.group is not None)
 
 
 def _nearest_control(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> str | None:
@@ -444,9 +463,14 @@ def _per_label_rows(
 
 
 def _t_curve_rows(
-    metrics: LabelMetrics, truth: GroundTruth, conditions: Sequence[ConditionGroup], threshold_label: np.ndarray
+    metrics: LabelMetrics,
+    truth: GroundTruth,
+    conditions: Sequence[ConditionGroup],
+    threshold_label: np.ndarray,
+    n_thin: int,
 ) -> list[Row]:
     rows = []
+    doubt = f"{n_thin} labels with too few positives or negatives: interval not reliable" if n_thin else ""
     n, pairs, positives = len(truth.target), int(truth.n.sum()), int(truth.n_pos.sum())
     sources = [
         (MACRO, metrics.macro, metrics.row_macro, n, None),
@@ -455,7 +479,8 @@ def _t_curve_rows(
     for g, condition in enumerate(conditions):
         for label, table, per_row, count, n_pos in sources:
             for metric, estimates in table.items():
-                flag = truth.labels_used(metric, threshold_label) if label == MACRO else ""
+                flags = [truth.labels_used(metric, threshold_label), doubt * (metric == "auroc")] * (label == MACRO)
+                flag = "; ".join(filter(None, flags))
                 noisy = condition.kind == "noise"
                 if noisy:
                     for row, draw in zip(condition.rows, condition.draws):

@@ -21,6 +21,7 @@ from layerscope.report.label_metrics import GroundTruth, LabelMetrics, mean_over
 from layerscope.report.rows import MACRO, Row
 
 # Between no noise and the first step nothing was measured.
+_NO_ONSET = {"onset_log_snr": math.nan, "onset_t": math.nan}
 _AT_OR_ABOVE = "lost at or above the first noise step: the point is a bound"
 
 
@@ -32,8 +33,12 @@ def collapse_rows(
     margin_macro: float,
     margin_label: float,
     level: float,
+    thin: Sequence[str],
 ) -> list[Row]:
-    """One row per label, and the macro average. Without noise steps there is none."""
+    """One row per label, and the macro average. Without noise steps there is none.
+
+    thin: per label, why it has too few units for an interval; such a label has no onset, which is a claim of certainty.
+    """
     # Pure noise (alpha 0) has no place on a log-SNR axis; its AUROC stays in the other tables.
     steps = [
         g for g, condition in enumerate(conditions) if condition.kind == "noise" and math.isfinite(condition.log_snr)
@@ -47,10 +52,14 @@ def collapse_rows(
         samples = metrics.auroc_samples[:, :, k]
         row = _row(label, metrics.label["auroc"], k, samples, steps, recon, noise, margin_label, level)
         weak = "undefined: AUROC on real images too near .5" if row["state"] == "undefined" else ""
-        rows.append({**row, "flag": truth.reason(k) or weak or row["flag"]})
+        flags = [truth.reason(k) or weak or row["flag"], thin[k] and f"no onset: {thin[k]}"]
+        rows.append({**row, **(_NO_ONSET if thin[k] else {}), "flag": "; ".join(filter(None, flags))})
     samples = mean_over(metrics.auroc_samples, truth.defined)[:, :, 0]
     row = _row(MACRO, metrics.macro["auroc"], 0, samples, steps, recon, noise, margin_macro, level)
-    return [*rows, {**row, "flag": "; ".join(filter(None, (truth.labels_used(), row["flag"])))}]
+    n_thin = sum(map(bool, thin))
+    doubt = f"no onset: {n_thin} labels with too few positives or negatives" if n_thin else ""
+    flag = "; ".join(filter(None, (truth.labels_used(), row["flag"], doubt)))
+    return [*rows, {**row, **(_NO_ONSET if n_thin else {}), "flag": flag}]
 
 
 def _row(

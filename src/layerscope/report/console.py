@@ -20,13 +20,12 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
     """
     verdict = summary["verdict"]
     overall = verdict["overall"]
-    real = summary["teacher_metrics_real"]["macro"]["auroc"]["value"]
     labels = sorted(verdict["per_label"], key=lambda entry: (_missing(entry["delta_auroc"]), entry["delta_auroc"] or 0))
     with_noise = bool(overall["n_timesteps"])
     rows = [["label", "positives", "AUROC real", "ΔAUROC", "interval", "verdict"]]
     for entry in labels:
         rows.append([_printable(entry["display"]), str(entry["n_pos"]), *_numbers(entry, entry["auroc_real"])])
-    rows.append(["macro average", "", *_numbers(overall, real)])
+    rows.append(["macro average", "", *_numbers(overall, overall["auroc_real"])])
     if with_noise:
         rows[0].append("half lost at log-SNR")
         for row, entry in zip(rows[1:], [*labels, overall]):

@@ -6,7 +6,7 @@ Each metric is computed per noise draw and then averaged; labels are fixed from 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.special import expit
@@ -88,6 +88,7 @@ class LabelMetrics:
     row_label: metric to (R, L). row_macro, row_micro: metric to (R,).
     label, macro, micro: metric to estimates over L, 1 and 1 columns.
     auroc_samples: (B, G, L) bootstrap of AUROC. n_resamples: B.
+    influence: G influences of AUROC, for averages over some of the labels.
     """
 
     row_label: dict[str, FloatArray]
@@ -98,6 +99,12 @@ class LabelMetrics:
     micro: dict[str, Estimates]
     auroc_samples: FloatArray
     n_resamples: int
+    influence: list[AurocInfluence]
+
+    def macro_auroc(self, labels: np.ndarray, group: np.ndarray | None, level: float) -> Estimates:
+        """AUROC averaged over the labels of the mask (L,), those that are undefined left out."""
+        some = [replace(one, value=np.where(labels, one.value, np.nan)) for one in self.influence]
+        return from_influence([macro_influence(one) for one in some], group, level)
 
 
 def measure_labels(
@@ -168,6 +175,7 @@ def measure_labels(
         micro=micro,
         auroc_samples=samples["auroc"],
         n_resamples=len(samples["auroc"]),
+        influence=ranked,
     )
 
 

@@ -82,7 +82,9 @@ def _macro_sentence(overall: Mapping[str, Any], level: float) -> str:
     drop, first, last = (-delta, -hi, -lo) if delta < 0 else (delta, lo, hi)
     if short(delta) == short(0.0):
         moves, first, last = "changes", lo, hi
-    figures = f"macro AUROC {moves} by {short(drop)} ({confidence} {short(first)} to {short(last)}, {margin})"
+    left_out = len(overall["labels_left_out"])
+    averaged = f" over {overall['n_labels_used']} labels ({left_out} with too few samples left out)" * (left_out > 0)
+    figures = f"macro AUROC{averaged} {moves} by {short(drop)} ({confidence} {short(first)} to {short(last)}, {margin})"
     if control := overall.get("nearest_control"):
         figures += f", comparable to {control_in_words(control)}"
     match overall["verdict"]:

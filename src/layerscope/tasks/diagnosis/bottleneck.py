@@ -34,11 +34,6 @@ from layerscope.types import Batch, Condition, DiagnosisOutput, TeacherFeatures
 
 ConditionListener = Callable[[Condition, int], None]
 
-# Autoencoders with attention give channels-last images whatever they are given. Comparing feature maps of two layouts
-# takes several times as long, so every image gets this one; convolutions are faster for it, too (on a CPU 1.2 times
-# for the demo's encoder, 1.7 times for its teacher).
-_LAYOUT = torch.channels_last
-
 # Latents of the images behind the latent statistics wait for the loop: 64 of Flux' at 1024 px take 64 MiB.
 _KEPT_LATENT_BYTES = 256 * 2**20
 
@@ -260,14 +255,12 @@ class BottleneckDiagnosis(LightningModule):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _look(self, image: Tensor) -> TeacherFeatures:
-        image = image.contiguous(memory_format=_LAYOUT)
+        # Laid out as a datamodule gives it: autoencoders with attention give channels-last images, which a teacher with
+        # `view` refuses, and whose feature maps cost several times as much to compare with those of another layout.
+        image = image.contiguous()
         if isinstance(self.teacher, FeatureTeacher):
             return self.teacher.features(image)
         return TeacherFeatures(self.teacher(image).float())
-
-    def _encode(self, image: Tensor) -> Posterior:
-        posterior: Posterior = self.autoencoder.encode(image.contiguous(memory_format=_LAYOUT))
-        return posterior
 
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
         if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
@@ -283,7 +276,7 @@ class BottleneckDiagnosis(LightningModule):
     def _encoded(self, image: Tensor, ids: list[str]) -> Tensor:
         """Latents (B, C, h, w); those that were kept when the latent statistics were measured are not encoded again."""
         new = [row for row, name in enumerate(ids) if name not in self._kept_latents]
-        encoded = iter(self._latent(self._encode(image[new]), [ids[row] for row in new]) if new else ())
+        encoded = iter(self._latent(self.autoencoder.encode(image[new]), [ids[row] for row in new]) if new else ())
         return torch.stack(
             [next(encoded) if row in new else self._kept_latents.pop(ids[row]) for row in range(len(ids))]
         )
@@ -354,7 +347,7 @@ class BottleneckDiagnosis(LightningModule):
             self._check_size(image, batch["id"])
             # Lightning enters the precision's context for steps only.
             with precision.forward_context():
-                z = self._latent(self._encode(image), batch["id"])
+                z = self._latent(self.autoencoder.encode(image), batch["id"])
                 self._keep(z, batch["id"])
                 if self.noise.latent_normalisation == "config":
                     z = self.autoencoder.scale(z)

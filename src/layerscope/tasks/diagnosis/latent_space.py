@@ -90,7 +90,7 @@ class LatentSpace:
     """Raw latents to noise units and back.
 
     Attributes:
-        variance: mean over channels of the variance in noise units; 1 when measured.
+        variance: mean of the variance in noise units over the channels that vary; 1 when measured.
         mean, std: (C,) of the raw latent (``measured``) or of the autoencoder's scaled latent (``config``).
     """
 
@@ -103,22 +103,19 @@ class LatentSpace:
         self._autoencoder = autoencoder
         self._measured = normalisation == "measured"
         self.mean, self.std = statistics["mean"], statistics["std"]
-        if self._measured and not bool((self.std > 0).all()):
-            dead = (self.std == 0).nonzero().flatten().tolist()
-            # A channel that never varies carries nothing: it keeps its value and gets unit noise.
-            self.std = torch.where(self.std == 0, torch.ones_like(self.std), self.std)
-            self.dead_channels = dead
-        else:
-            self.dead_channels = []
+        live = self.std > 0
+        self.dead_channels: list[int] = (~live).nonzero().flatten().tolist()
+        # A channel that never varies carries nothing: it keeps its value and gets no noise when it is measured.
+        self._divisor = torch.where(live, self.std, torch.ones_like(self.std))
         if not bool(torch.isfinite(self.mean).all() and torch.isfinite(self.std).all()):
             raise NumericalError(
                 "The autoencoder's latents are NaN or infinite on the images measured for normalisation. Check its "
                 "weights, or run in 32-bit precision (SDXL's VAE overflows in float16)."
             )
         power = statistics["power"]
-        self._power = (power / self.std.square()[:, None, None] if self._measured else power).float()
+        self._power = (power / self._divisor.square()[:, None, None] if self._measured else power).float()
         self._offset = (torch.zeros_like(self.mean) if self._measured else self.mean).float()[:, None, None]
-        self.variance = float(self._power.mean())
+        self.variance = float(self._power[live].mean()) if bool(live.any()) else 0.0
 
     def effective_log_snr(self, log_snr: float) -> float:
         """The schedule's log-SNR corrected by the latent's real variance in noise units."""
@@ -128,8 +125,8 @@ class LatentSpace:
         """Raw latents (B, C, h, w) to noise units."""
         if not self._measured:
             return self._autoencoder.scale(z).float()
-        mean, std = (s.float()[:, None, None] for s in (self.mean, self.std))
-        return (z.float() - mean) / std
+        mean, divisor = (s.float()[:, None, None] for s in (self.mean, self._divisor))
+        return (z.float() - mean) / divisor
 
     def unnormalise(self, u: Tensor) -> Tensor:
         """The inverse of ``normalise``."""
