@@ -175,3 +175,17 @@ def test_no_onset_is_claimed_from_a_handful_of_positives() -> None:
     for label in ("label1", "macro"):
         assert np.isnan(rows[label]["onset_log_snr"])
         assert "no onset" in rows[label]["flag"]
+
+
+def test_what_is_short_is_named_and_a_blind_teacher_is_told_first() -> None:
+    rng = np.random.default_rng(0)
+    target = (np.arange(60) < 54).astype(int)[:, None]
+    real = 2.0 * target + rng.normal(size=(60, 1))
+    recon = real + 0.3 * rng.normal(size=(60, 1))
+    [entry] = analyse_bottleneck(one_label(target, real, recon), SETTINGS).verdict["per_label"]
+    assert (entry["verdict"], entry["needed_positives"]) == ("inconclusive", None)
+    assert entry["reason"] == "only 6 negatives: intervals are not reliable"
+    blind = -0.5 * target + rng.normal(size=(60, 1))
+    [entry] = analyse_bottleneck(one_label(target, blind, blind + 0.1 * real), SETTINGS).verdict["per_label"]
+    assert entry["verdict"] == "undefined"
+    assert entry["reason"].startswith("the teacher does not recognise this label on real images (AUROC .")

@@ -13,7 +13,7 @@ from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.classifier import RELIABILITY_COLUMNS, analyse_classifier
-from layerscope.report.console import caption, classifier_table
+from layerscope.report.console import at_chance, caption, classifier_table
 from layerscope.report.figure_style import png
 from layerscope.report.figures_classifier import classifier_figures
 
@@ -73,4 +73,7 @@ class ClassifierReport(Callback):
             None,
         )
         print(f"\n{classifier_table(analysis.per_label, analysis.display_names)}")
-        print(f"{about}; F1 at the global threshold fitted on val\n\nResults: {folder.directory.path}")
+        print(f"{about}; F1 at the global threshold fitted on val")
+        if warning := at_chance(analysis.per_label, analysis.display_names):
+            print(warning)
+        print(f"\nResults: {folder.directory.path}")

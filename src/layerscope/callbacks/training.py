@@ -40,8 +40,11 @@ class TrainingSummary(Callback):
                 },
             )
 
-        best = getattr(checkpoint, "best_model_path", "")
-        print(f"\nResults: {folder.directory.path}" + (f"\nBest checkpoint: {best}" if best else ""))
+        print(f"\nResults: {folder.directory.path}")
+        if best := getattr(checkpoint, "best_model_path", ""):
+            score = checkpoint.best_model_score
+            reached = "" if score is None else f" ({checkpoint.monitor} {float(score):.3f})"
+            print(f"Best checkpoint: {best}{reached}")
 
 
 class SaveModel(Callback):

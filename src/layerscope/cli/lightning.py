@@ -201,6 +201,8 @@ def _readable(message: str) -> str:
     if "import path denylist" in message or "import_path_allowlist" in message:
         message = message.split("Add the import path to import_path_allowlist")[0]
         message += " Allow it with --allow-import NAME if you trust that module."
+    if "arguments are required" in message and "model" in message:
+        message += ". Name a configuration with --config FILE; those in configs/ ship with layerscope."
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         module, _, name = unknown[1].rpartition(".")
         accepted = list(inspect.signature(getattr(sys.modules.get(module), name, object)).parameters)

@@ -14,7 +14,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
 from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives, too_few
 from layerscope.report.agreement import agreement_rows, similarity_rows
-from layerscope.report.collapse import collapse_rows
+from layerscope.report.collapse import AT_OR_ABOVE, NO_ONSET_FLAG, collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.evaluated import EvaluatedLabels
@@ -277,11 +277,11 @@ def _label_verdict(
     reason = truth.reason(k).removeprefix("undefined: ")
     verdict = decide(delta, lo, hi, settings.margin_label)
     units = _units(truth, k)
-    if thin and not delta == lo == hi == 0:
+    unseen = _unrecognised(auroc, k, "this label", settings.margin_label)
+    blind = bool(unseen) and auroc.value[0, k] <= 0.5 + settings.margin_label
+    if thin and not blind and not delta == lo == hi == 0:
         verdict, reason = "inconclusive", thin
-    elif verdict not in (_LOST, "undefined") and (
-        unseen := _unrecognised(auroc, k, "this label", settings.margin_label)
-    ):
+    elif unseen and ((blind and thin) or verdict not in (_LOST, "undefined")):
         verdict, reason = "undefined", unseen
     needed = None
     # The level at which this label is judged alone, so that all labels together are judged at settings.level.
@@ -291,7 +291,9 @@ def _label_verdict(
         if saturated[recon, k]:
             unsure = (1 - settings.level) / truth.defined.sum()
             needed = math.ceil(math.log(unsure) / math.log1p(-settings.margin_label))
-        if units[0] < MIN_UNITS:
+        if units[1] < MIN_UNITS:
+            needed = None  # more positives do not help where negatives are short; the reason says so
+        elif units[0] < MIN_UNITS:
             # Positives per group stay what they are.
             needed = max(needed or 0, math.ceil(MIN_UNITS * n_pos / units[0]))
     return {
@@ -331,7 +333,9 @@ def _noise_fields(collapse: Sequence[Row], label: str) -> dict[str, Any]:
     return {
         "onset_log_snr": row["onset_log_snr"],
         "onset_t": row["onset_t"],
+        "onset_withheld": NO_ONSET_FLAG in row["flag"],
         "collapse_state": row["state"],
+        "collapse_is_bound": AT_OR_ABOVE in row["flag"],
         "collapse_log_snr": row["collapse_log_snr"],
         "collapse_log_snr_eff": row["collapse_log_snr_eff"],
         "collapse_t": row["collapse_t"],
@@ -373,7 +377,7 @@ def _overall_verdict(
     noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
-    if verdict == "inconclusive" and used.any() and not (saturated[recon] & used).any():
+    if verdict == "inconclusive" and enough.any() and not (saturated[recon] & used).any():
         # Scaled from the mean number of positives of the labels that are averaged.
         positives = round(float(truth.n_pos[used].mean()))
         needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)
@@ -399,8 +403,10 @@ def _overall_verdict(
         "delta_f1_reopt": float(metrics.macro["f1_reopt"].delta[recon, 0]),
         "flip_rate": flip_rate[MACRO],
         "nearest_control": _nearest_control(auroc, conditions, recon),
+        "exceeded_control": _exceeded_control(auroc, conditions, recon),
         "n_timesteps": len(noise),
         "lowest_log_snr": min((condition.log_snr for condition in noise), default=math.nan),
+        "highest_log_snr": max((condition.log_snr for condition in noise), default=math.nan),
         **_noise_fields(collapse, MACRO),
     }
 
@@ -428,6 +434,16 @@ def _nearest_control(auroc: Estimates, conditions: Sequence[ConditionGroup], rec
         if lo <= hi and (best is None or distance < best[0]):
             best = (distance, condition.name)
     return None if best is None else best[1]
+
+
+def _exceeded_control(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> str | None:
+    """The worst control whose whole interval lies above that of the reconstruction."""
+    exceeded = [
+        (float(auroc.delta[g, 0]), condition.name)
+        for g, condition in enumerate(conditions)
+        if condition.kind == "control" and auroc.delta_hi[g, 0] < 0 and auroc.delta_lo[g, 0] > auroc.delta_hi[recon, 0]
+    ]
+    return min(exceeded)[1] if exceeded else None
 
 
 def _per_label_rows(

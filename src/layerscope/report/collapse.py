@@ -21,8 +21,9 @@ from layerscope.report.label_metrics import GroundTruth, LabelMetrics, mean_over
 from layerscope.report.rows import MACRO, Row
 
 # Between no noise and the first step nothing was measured.
+NO_ONSET_FLAG = "no onset"
 _NO_ONSET = {"onset_log_snr": math.nan, "onset_t": math.nan}
-_AT_OR_ABOVE = "lost at or above the first noise step: the point is a bound"
+AT_OR_ABOVE = "lost at or above the first noise step: the point is a bound"
 
 
 def collapse_rows(
@@ -52,12 +53,12 @@ def collapse_rows(
         samples = metrics.auroc_samples[:, :, k]
         row = _row(label, metrics.label["auroc"], k, samples, steps, recon, noise, margin_label, level)
         weak = "undefined: AUROC on real images too near .5" if row["state"] == "undefined" else ""
-        flags = [truth.reason(k) or weak or row["flag"], thin[k] and f"no onset: {thin[k]}"]
+        flags = [truth.reason(k) or weak or row["flag"], thin[k] and f"{NO_ONSET_FLAG}: {thin[k]}"]
         rows.append({**row, **(_NO_ONSET if thin[k] else {}), "flag": "; ".join(filter(None, flags))})
     samples = mean_over(metrics.auroc_samples, truth.defined)[:, :, 0]
     row = _row(MACRO, metrics.macro["auroc"], 0, samples, steps, recon, noise, margin_macro, level)
     n_thin = sum(map(bool, thin))
-    doubt = f"no onset: {n_thin} labels with too few positives or negatives" if n_thin else ""
+    doubt = f"{NO_ONSET_FLAG}: {n_thin} labels with too few positives or negatives" if n_thin else ""
     flag = "; ".join(filter(None, (truth.labels_used(), row["flag"], doubt)))
     return [*rows, {**row, **(_NO_ONSET if n_thin else {}), "flag": flag}]
 
@@ -95,7 +96,7 @@ def _row(
         "onset_log_snr": math.nan if first is None else first,
         "onset_t": math.nan if first is None else along(first, noise, "t"),
         "n_boot_undefined": interval.n_undefined,
-        "flag": _AT_OR_ABOVE if state == "collapsed" and point >= axis.max() else "",
+        "flag": AT_OR_ABOVE if state == "collapsed" and point >= axis.max() else "",
     }
 
 

@@ -16,7 +16,7 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
     """Label by label: AUROC on real images, the change on reconstructions with its interval, verdict, collapse.
 
     summary: ``summary.json`` as read by ``artifacts.read_summary``, or ``BottleneckAnalysis.summary()``. The largest
-    loss comes first, the macro average last.
+    loss comes first, the macro average last; notes on verdicts stand below.
     """
     verdict = summary["verdict"]
     overall = verdict["overall"]
@@ -30,7 +30,12 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
         rows[0].append("half lost at log-SNR")
         for row, entry in zip(rows[1:], [*labels, overall]):
             row.append(_collapse(entry))
-    return _laid_out(rows, numeric={1, 2, 3})
+    notes = [
+        f"{_printable(entry.get('display', 'macro average'))}: {note}"
+        for entry in [*labels, overall]
+        if (note := _note(entry))
+    ]
+    return "\n".join([_laid_out(rows, numeric={1, 2, 3}), *notes])
 
 
 def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]) -> str:
@@ -47,6 +52,15 @@ def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[st
         values = [_number(cells[label, metric]["value"]) for metric in ("ap", "f1_fixed")]
         rows.append([name, positives, _number(auroc["value"]), interval, *values])
     return _laid_out(rows, numeric={1, 2, 4, 5})
+
+
+def at_chance(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]) -> str:
+    """The labels that the classifier does not surely recognise, in a line; empty where it recognises every one."""
+    rows = [row for row in per_label if row["metric"] == "auroc" and row["label"] in display and row["ci_lo"] <= 0.5]
+    if not rows:
+        return ""
+    names = ", ".join(f"{_printable(display[str(row['label'])])} ({_number(row['value'])})" for row in rows)
+    return f"Not surely better than chance: {names}. A diagnosis with this teacher can say little about them."
 
 
 def caption(split: str, images: int, groups: int | None, level: float, margins: tuple[float, float] | None) -> str:
@@ -74,23 +88,30 @@ def _laid_out(rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
 
 
 def _numbers(entry: Mapping[str, Any], real: float | None) -> list[str]:
-    word = str(entry["verdict"])
     if _missing(entry["delta_auroc"]):
-        return [_number(real), "", "", f"{word} ({entry.get('reason') or 'no label defined'})"]
+        return [_number(real), "", "", str(entry["verdict"])]
     interval = f"[{_number(entry['ci_lo'], sign=True)}, {_number(entry['ci_hi'], sign=True)}]"
-    needed = entry.get("needed_positives")
-    notes = [entry.get("reason"), f"needs about {needed} positives" if needed else ""]
-    if any(notes):
-        word += f" ({'; '.join(str(note) for note in notes if note)})"
-    if entry.get("score_shift"):
-        word += ", score shift"
+    word = f"{entry['verdict']}, score shift" if entry.get("score_shift") else str(entry["verdict"])
     return [_number(real), _number(entry["delta_auroc"], sign=True), interval, word]
+
+
+def _note(entry: Mapping[str, Any]) -> str:
+    """Why a verdict is withheld, how many positives would settle it, which labels an average leaves out."""
+    needed = entry.get("needed_positives")
+    left_out = ", ".join(_printable(name) for name in entry.get("labels_left_out", []))
+    parts = [
+        "no label defined" if _missing(entry["delta_auroc"]) and not entry.get("reason") else entry.get("reason"),
+        f"needs about {needed} positives" if needed else "",
+        f"left out of the average, too few samples: {left_out}" if left_out else "",
+    ]
+    return "; ".join(str(part) for part in parts if part)
 
 
 def _collapse(entry: Mapping[str, Any]) -> str:
     match entry.get("collapse_state"):
         case "collapsed":
-            return f"{_number(entry['collapse_log_snr'], 1)} (t = {entry['collapse_t']:.0f})"
+            bound = "≥ " * bool(entry["collapse_is_bound"])
+            return f"{bound}{_number(entry['collapse_log_snr'], 1)} (t = {entry['collapse_t']:.0f})"
         case "collapsed_at_recon":
             return "without noise"
         case "not_reached":

@@ -87,6 +87,8 @@ def _macro_sentence(overall: Mapping[str, Any], level: float) -> str:
     figures = f"macro AUROC{averaged} {moves} by {short(drop)} ({confidence} {short(first)} to {short(last)}, {margin})"
     if control := overall.get("nearest_control"):
         figures += f", comparable to {control_in_words(control)}"
+    elif control := overall.get("exceeded_control"):
+        figures += f", more than {control_in_words(control)}"
     match overall["verdict"]:
         case "bottleneck":
             return f"The VAE is a bottleneck for this teacher: {figures}."
@@ -148,18 +150,25 @@ def _noise_sentence(overall: Mapping[str, Any]) -> str:
     if overall["n_timesteps"] == 0 or not math.isfinite(overall["delta_auroc"]):
         return ""
     onset, t = overall["onset_log_snr"], overall["onset_t"]
-    if not math.isfinite(onset):
+    first = f"the first noise step measured (log-SNR {short(overall['highest_log_snr'], 1)})"
+    if overall["onset_withheld"]:
+        text = "Under latent noise no onset is told, since some labels have too few samples for certainty"
+    elif overall["verdict"] == "bottleneck":
+        text = "The macro AUROC lies below the margin without any latent noise"
+    elif not math.isfinite(onset):
         text = (
             "Under latent noise the macro AUROC never falls below the margin with certainty, down to log-SNR "
             f"{short(overall['lowest_log_snr'], 1)}"
         )
-    elif overall["verdict"] == "bottleneck" and t == 0:
-        text = "Under latent noise the macro AUROC stays below the margin at every step"
+    elif onset >= overall["highest_log_snr"]:
+        text = f"Under latent noise the macro AUROC lies below the margin from {first} on"
     else:
         text = (
             f"Under latent noise the macro AUROC lies below the margin from log-SNR {short(onset, 1)} (t = {t:.0f}) on"
         )
     match overall["collapse_state"]:
+        case "collapsed" if overall["collapse_is_bound"]:
+            text += f" and has lost half of what it had above chance by {first}"
         case "collapsed":
             text += (
                 f" and has lost half of what it had above chance at log-SNR {short(overall['collapse_log_snr'], 1)} "
