@@ -100,8 +100,8 @@ def adaptive_weight(
     """‖∇ reconstruction‖ / (‖∇ generator‖ + 1e-4), clamped to [0, maximum], without gradient (Esser et al. 2021).
 
     Gradients are with respect to the weight of the decoder's last layer (arXiv 2012.09841, equation 7); the graphs
-    are kept. ``torch.autograd.grad`` fires no hooks, so under DDP each rank has the weight of its own batch. Give the clean
-    reconstruction term only.
+    are kept. ``torch.autograd.grad`` fires no hooks, so under DDP each rank has the weight of its own batch. Give the
+    clean reconstruction term only.
 
     Args:
         reconstruction_loss, generator_loss: scalars that depend on ``last_layer_weight``.
