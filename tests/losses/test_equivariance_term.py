@@ -31,7 +31,8 @@ def test_shrink_and_turn() -> None:
 def test_turning_costs_an_equivariant_decoder_nothing() -> None:
     inputs = loss_inputs()
     assert inputs.latent is not None
-    exact = replace(inputs, image=upsample(inputs.latent).detach())
+    latent = inputs.latent.detach()
+    exact = replace(inputs, latent=latent, image=upsample(latent))
     for seed in range(6):
         torch.manual_seed(seed)
         assert float(Equivariance(min_scale=1.0)(exact)) == 0
@@ -47,7 +48,8 @@ def test_a_decoder_that_knows_up_from_down_pays() -> None:
 
     inputs = loss_inputs()
     assert inputs.latent is not None
-    inputs = replace(inputs, decode=with_a_ramp, image=with_a_ramp(inputs.latent).detach())
+    latent = inputs.latent.detach()
+    inputs = replace(inputs, decode=with_a_ramp, latent=latent, image=with_a_ramp(latent))
     costs = set()
     for seed in range(12):
         torch.manual_seed(seed)

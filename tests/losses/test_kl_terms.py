@@ -28,9 +28,8 @@ def with_moments(moments: Tensor) -> tuple[LossInputs, DiagonalGaussianDistribut
 @pytest.mark.parametrize("spread", [1.0, 25.0])
 def test_equals_diffusers_in_every_reduction(spread: float) -> None:
     random = torch.Generator().manual_seed(0)
-    moments = torch.cat(
-        [torch.randn(2, 4, 4, 4, generator=random), spread * torch.randn(2, 4, 4, 4, generator=random)], 1
-    )
+    mean, logvar = torch.randn(2, 2, 4, 4, 4, generator=random)
+    moments = torch.cat([mean, spread * logvar], dim=1)
     inputs, posterior = with_moments(moments)
     expected = posterior.kl().mean()
     torch.testing.assert_close(KL("sum_per_image")(inputs), expected, rtol=1e-5, atol=1e-5)

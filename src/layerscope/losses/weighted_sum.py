@@ -100,7 +100,7 @@ class WeightedSum(nn.Module):
             warnings.warn(
                 f"The loss term {name} carries no gradient: it is added and logged, but trains nothing. That is right "
                 "for the KL of a frozen encoder; elsewhere look for no_grad or detach in the term.",
-                stacklevel=3,
+                stacklevel=2,
             )
 
 
