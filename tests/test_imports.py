@@ -18,11 +18,12 @@ ROOMS = {
     "functional": {"errors", "types", "protocols"},
     "data": {"shipped", "functional", "errors", "types", "protocols"},
     "models": {"shipped", "functional", "errors", "types", "protocols"},
+    "losses": {"functional", "errors", "types", "protocols"},
     "artifacts": {"errors", "types"},
     "report": {"artifacts", "functional", "errors", "types"},
-    "metrics": {"functional", "data", "models", "errors", "types", "protocols"},
-    "tasks": {"metrics", "functional", "data", "artifacts", "errors", "types", "protocols"},
-    "callbacks": {"metrics", "functional", "data", "artifacts", "report", "errors", "types", "protocols"},
+    "metrics": {"functional", "data", "models", "losses", "errors", "types", "protocols"},
+    "tasks": {"metrics", "losses", "functional", "data", "artifacts", "errors", "types", "protocols"},
+    "callbacks": {"metrics", "losses", "functional", "data", "artifacts", "report", "errors", "types", "protocols"},
 }
 
 

@@ -5,7 +5,7 @@ Anything importable that has these methods can be named by ``class_path`` in a c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -91,3 +91,23 @@ class LabelledData(Protocol):
 
     def data_hash(self, split: str) -> str:
         """SHA-256 over ids, image sizes and labels of a split."""
+
+
+@runtime_checkable
+class LossTerm(Protocol):
+    """A part of a training loss (a ``torch.nn.Module``); ``layerscope.losses.LossTerm`` is a base class to derive from.
+
+    name: unique within a sum; the value is logged under it. weight: factor in the sum.
+    needs_noisy_recon, needs_labels: whether the term reads those parts of its inputs.
+    """
+
+    name: str
+    weight: float
+    needs_noisy_recon: bool
+    needs_labels: bool
+
+    def current_weight(self, batches: int) -> float:
+        """The factor in the sum after so many training batches."""
+
+    def __call__(self, inputs: Any) -> Tensor:
+        """``layerscope.losses.LossInputs`` to a scalar, not weighted."""
