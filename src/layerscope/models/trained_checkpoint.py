@@ -111,7 +111,8 @@ def _record(path: Path, checkpoint: Mapping[str, Any]) -> AutoencoderRecord:
             "the checkpoint: update, or the file is damaged."
         )
     return AutoencoderRecord(
-        config=dict(config),
+        # diffusers takes the class's default for what it lists under _use_default_values, whatever stands beside it.
+        config={key: value for key, value in config.items() if key == "_class_name" or not str(key).startswith("_")},
         start_hash=record.get("start_hash"),
         trained=trained,
         data_hash=record.get("data_hash"),

@@ -89,7 +89,7 @@ def escaped(text: object) -> str:
     """
     line = _printable(" ".join(str(text).split()))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]()#+!|~$-])", r"\\\1", line)
+    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", line)
 
 
 def _latents(export: Mapping[str, Any]) -> list[str]:
@@ -152,7 +152,8 @@ def _fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    return f"{fence}{language}\n{text}\n{fence}"
+    lines = [_printable(line) for line in text.splitlines()]
+    return "\n".join([f"{fence}{language}", *lines, fence])
 
 
 def _shown(value: object) -> str:
