@@ -71,6 +71,18 @@ class TestLatentStatistics:
         assert moments.overall_std == pytest.approx(float(flat.std(correction=0)), rel=5e-3)
         assert moments.overall_mean == pytest.approx(float(flat.mean()), abs=5e-3)
 
+    def test_one_of_several_processes_measures_alone(
+        self, autoencoder: DiffusersAutoencoder, images: Tensor, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        alone = latent_statistics(autoencoder, [images])
+
+        def gather(*_: object, **__: object) -> None:
+            raise AssertionError("waits for the other processes")
+
+        monkeypatch.setattr("torchmetrics.metric.jit_distributed_available", lambda: True)
+        monkeypatch.setattr("torchmetrics.metric.gather_all_tensors", gather)
+        assert latent_statistics(autoencoder, [images]) == alone
+
     def test_bad_images(self, autoencoder: DiffusersAutoencoder, images: Tensor) -> None:
         with pytest.raises(DataError, match="no images"):
             latent_statistics(autoencoder, [])

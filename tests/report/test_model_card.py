@@ -87,6 +87,13 @@ def test_says_what_was_measured(export: dict[str, Any]) -> None:
     assert lines[-1] == "Not measured: this: that"
 
 
+def test_every_row_of_a_table_has_the_cells_of_its_header(export: dict[str, Any]) -> None:
+    tables = [block for block in model_card(export).split("\n\n") if block.startswith("|")]
+    assert len(tables) == 5
+    for table in tables:
+        assert len({line.replace("\\|", "").count("|") for line in table.splitlines()}) == 1, table
+
+
 def test_without_measurements(export: dict[str, Any]) -> None:
     export |= {
         "statistics": None,

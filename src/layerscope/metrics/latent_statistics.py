@@ -17,7 +17,8 @@ from layerscope.protocols import Autoencoder
 def latent_statistics(autoencoder: nn.Module, images: Iterable[Tensor]) -> LatentMoments:
     """Mean and standard deviation per channel of the raw latents of ``images``, accumulated in float64.
 
-    The autoencoder is in evaluation mode meanwhile. ``LatentMoments`` says which standard deviation is meant.
+    The autoencoder is in evaluation mode meanwhile. ``LatentMoments`` says which standard deviation is meant. Processes
+    do not exchange anything: each measures the images it is given.
 
     Args:
         autoencoder: satisfies ``layerscope.protocols.Autoencoder``.
@@ -40,7 +41,8 @@ def latent_statistics(autoencoder: nn.Module, images: Iterable[Tensor]) -> Laten
             posterior = autoencoder.encode(batch.to(device))
             mean, std = posterior.mean, posterior.std
             if statistics is None:
-                statistics = LatentStatistics(*mean.shape[1:]).to(device)
+                # One process measures at the end of a training; waiting for the others would never end.
+                statistics = LatentStatistics(*mean.shape[1:], sync_on_compute=False).to(device)
             seen = int(statistics.images)
             if mean.shape[1:] != statistics.spectrum.shape:
                 raise DataError(

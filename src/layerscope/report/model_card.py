@@ -144,8 +144,8 @@ def _verdict(audit: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    lines = [header, ["---"] * len(header), *([escaped(_shown(cell)) for cell in row] for row in rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    first, *rest = [[escaped(_shown(cell)) for cell in row] for row in (header, *rows)]
+    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(header), *rest))
 
 
 def _fenced(text: str, language: str) -> str:
