@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -86,3 +86,21 @@ class DiagnosisOutput:
     known: Tensor
     logits: Tensor
     images: dict[str, Tensor]
+
+
+class AutoencoderRecord(TypedDict):
+    """What a checkpoint of VAE training says of its autoencoder, under ``layerscope_autoencoder``; plain types only.
+
+    config: its diffusers config with ``_class_name``, as it was when training began.
+    start_hash: ``data.hashing.weights_hash`` of the starting autoencoder; None for random weights.
+    trained: which part learned. data_hash: of the train split; None where the data has none.
+    losses, metrics: name to the last value. command: the command line of the training.
+    """
+
+    config: dict[str, Any]
+    start_hash: str | None
+    trained: Literal["all", "decoder", "encoder"]
+    data_hash: str | None
+    losses: dict[str, Any]
+    metrics: dict[str, Any]
+    command: str | None

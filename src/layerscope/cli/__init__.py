@@ -28,6 +28,7 @@ verbs:
   test       evaluate a teacher, diagnose a VAE      test --config FILE [overrides]
   validate   run a task's validation loop
   predict    run a task's prediction loop
+  export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
 options before or after the verb:
   --debug               show the traceback of an error
@@ -90,9 +91,15 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
 
         return run(arguments)
 
+    def export(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.export import main as run
+
+        return run(arguments)
+
     return {
         "demo": demo,
         "phantom": phantom,
+        "export": export,
         **{verb: lightning(verb) for verb in ("fit", "validate", "test", "predict")},
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import tempfile
 from collections.abc import Mapping
@@ -156,6 +157,16 @@ class DiffusersAutoencoder(nn.Module):
         """The inverse of ``scale``."""
         shift, factor = self._affine(z)
         return z / factor + shift
+
+    def update_config(self, entries: Mapping[str, Any]) -> dict[str, Any]:
+        """Sets those ``entries`` of ``config`` that the model's class has a place for, and returns them.
+
+        AutoencoderKL alone has ``latents_mean`` and ``latents_std``; VQModel and AutoencoderDC have no shift either.
+        """
+        known = inspect.signature(type(self.model).__init__).parameters
+        written = {name: value for name, value in entries.items() if name in known}
+        self.model.register_to_config(**written)  # type: ignore[operator]
+        return written
 
     def save(self, path: str | Path) -> None:
         """Writes a diffusers folder, which ``source`` reads; each file whole or not at all."""

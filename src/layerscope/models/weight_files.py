@@ -34,7 +34,7 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         raise WeightsError(
             f"The file of weights {path} {_what_instead(path)}. Check the path (it is relative to {Path.cwd()})."
         )
-    content: Any = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
+    content: Any = _read_safetensors(path) if is_safetensors(path) else read_torch(path)
     while isinstance(content, Mapping):
         inner = next((content[name] for name in CONTAINERS if isinstance(content.get(name), Mapping)), None)
         if inner is None:
@@ -60,7 +60,7 @@ def _what_instead(path: Path) -> str:
     return "is a directory" if path.is_dir() else "does not exist"
 
 
-def _is_safetensors(path: Path) -> bool:
+def is_safetensors(path: Path) -> bool:
     """By suffix, or by content: the length of a JSON header in 8 bytes, then the header's brace."""
     if path.suffix == ".safetensors":
         return True
@@ -104,7 +104,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         ) from error
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
+    """All that a torch file holds, on the CPU, if it is tensors and plain data; WeightsError otherwise."""
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
