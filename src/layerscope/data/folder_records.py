@@ -121,8 +121,8 @@ def _patients(root: Path, files: Sequence[Path], pattern: re.Pattern[str] | None
     if nameless:
         raise DataError(
             f"data.init_args.patient {pattern.pattern!r} names no patient in {len(nameless)} of {len(paths)} paths "
-            f"below {root}, such as {', '.join(map(repr, nameless[:3]))}. Correct the expression so that its first group "
-            "matches in every path (it is searched in the path relative to root), or rename these files."
+            f"below {root}, such as {', '.join(map(repr, nameless[:3]))}. Correct the expression so that its first "
+            "group matches in every path (it is searched in the path relative to root), or rename these files."
         )
     return patients
 
