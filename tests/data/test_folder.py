@@ -82,6 +82,10 @@ def test_linked_folders_are_followed_and_counted_once(tmp_path: Path) -> None:
     (root / "train" / "loop").symlink_to(root / "train")
     with pytest.raises(DataError, match=r"root/train and .*/train/loop are the same, by a link"):
         read_image_folder(root)
+    (root / "train" / "loop").unlink()
+    (root / "val").symlink_to(root / "train")
+    with pytest.raises(DataError, match=r"root/train and .*root/val are the same"):
+        read_image_folder(root)
 
 
 def test_the_share_of_val_and_that_added_images_move_none(tmp_path: Path) -> None:

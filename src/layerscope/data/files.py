@@ -1,4 +1,4 @@
-"""Which image files lie below a folder."""
+"""Which image files lie below folders."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from layerscope.data.images import SUFFIXES
 from layerscope.errors import DataError
 
 
-def image_files(folder: Path) -> list[Path]:
-    """Every image file below ``folder`` by its suffix, sorted by path; none where there is no such folder.
+def image_files(*folders: Path) -> list[list[Path]]:
+    """Every image file below each of ``folders`` by its suffix, sorted by path; none where there is no such folder.
 
     Names that begin with a dot are left out (macOS and thumbnailers put such files beside images). Links to folders
     are followed.
@@ -19,7 +19,8 @@ def image_files(folder: Path) -> list[Path]:
     Raises:
         DataError: a folder cannot be read, or is reached twice by links, which would count its images twice.
     """
-    return sorted(_below(folder, {})) if folder.is_dir() else []
+    seen: dict[tuple[int, int], Path] = {}
+    return [sorted(_below(folder, seen)) if folder.is_dir() else [] for folder in folders]
 
 
 def _below(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:

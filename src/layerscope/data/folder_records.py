@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path, PurePosixPath
 
 from layerscope.data.files import image_files
@@ -32,16 +33,16 @@ def read_image_folder(
     pattern = _pattern(patient)
     splits: dict[str, list[Record]]
     if split_file is not None:
-        splits = read_split_file(split_file, _finder(root, _records(root, image_files(root), pattern)))
+        splits = read_split_file(split_file, _finder(root, _records(root, image_files(root)[0], pattern)))
         source, remedy = str(split_file), "List images under it"
     elif val_fraction is not None:
-        splits = _by_hash(_records(root, image_files(root), pattern), root, val_fraction)
+        splits = _by_hash(_records(root, image_files(root)[0], pattern), root, val_fraction)
         what = "images" if pattern is None else "patients"
         source, remedy = f"{root} (val_fraction {val_fraction} of its {what})", "Choose another val_fraction"
     else:
-        files = {split: image_files(root / split) for split in SPLITS}
-        records = iter(_records(root, [path for split in SPLITS for path in files[split]], pattern))
-        splits = {split: [next(records) for _ in files[split]] for split in SPLITS}
+        files = image_files(*(root / split for split in SPLITS))
+        records = iter(_records(root, list(chain(*files)), pattern))
+        splits = {split: [next(records) for _ in paths] for split, paths in zip(SPLITS, files)}
         source, remedy = str(root), "Put images into the folder of that name"
     check_groups(splits, source)
     check_files(splits)

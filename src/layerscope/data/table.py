@@ -193,7 +193,7 @@ def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: i
 
 
 def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list[Record]]:
-    splits = {split: image_files(root / split) for split in SPLITS}
+    splits = dict(zip(SPLITS, image_files(*(root / split for split in SPLITS))))
     if not any(splits.values()):
         raise DataError(
             f"No images were found in {root}/train, {root}/val or {root}/test, and no table with a column 'split' "
