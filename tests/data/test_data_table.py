@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from layerscope.data.records import DataTable
 from layerscope.data.schema import LabelSchema, load_label_schema
-from layerscope.data.table import DataTable, read_data_table
+from layerscope.data.table import read_data_table
 from layerscope.errors import DataError
 
 HEADER = "id,path,split,group,a,b\n"

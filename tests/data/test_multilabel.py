@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch import LightningModule, Trainer
 from PIL import Image
 
-import layerscope.data.multilabel as multilabel
+import layerscope.data.dataset as dataset
 from layerscope.data.locate import find_data_file
 from layerscope.data.multilabel import MultilabelImages
 from layerscope.data.phantom.write import write_phantom
@@ -72,7 +72,6 @@ def test_evaluation_shards_by_the_rank_of_the_process(phantom: Path, monkeypatch
     seen, trained = [], []
     for rank in range(3):
         monkeypatch.setattr(sampler, "rank_and_world", lambda rank=rank: (rank, 3))
-        monkeypatch.setattr(multilabel, "rank_and_world", lambda rank=rank: (rank, 3))
         module = data(phantom)
         seen += [row for batch in module.val_dataloader() for row in batch["index"].tolist()]
         trained += [row for batch in module.train_dataloader() for row in batch["index"].tolist()]
@@ -133,8 +132,8 @@ def test_each_image_is_decoded_once_per_visit_and_fit_leaves_test_alone(
     phantom: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     decoded: list[str] = []
-    real = multilabel.read_image
-    monkeypatch.setattr(multilabel, "read_image", lambda path, **kw: decoded.append(path.stem) or real(path, **kw))
+    real = dataset.read_image
+    monkeypatch.setattr(dataset, "read_image", lambda path, **kw: decoded.append(path.stem) or real(path, **kw))
     module, recorder = data(phantom, eval_split="test"), Recorder()
     trainer(tmp_path).fit(recorder, datamodule=module)
     train, val = module.dataset("train").ids, module.dataset("val").ids

@@ -15,6 +15,7 @@ def labelled_data(trainer: Any) -> LabelledData:
         raise ConfigurationError(
             f"This task needs a datamodule that tells labels, evaluated_groups and data_hash; got "
             f"{type(data).__name__}. "
-            "Use layerscope.data.multilabel.MultilabelImages, or give yours these (layerscope.protocols.LabelledData)."
+            "Use layerscope.data.multilabel.MultilabelImages or, without labels, layerscope.data.folder.ImageFolder, "
+            "or give yours these (layerscope.protocols.LabelledData)."
         )
     return data

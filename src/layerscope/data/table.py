@@ -3,112 +3,18 @@
 from __future__ import annotations
 
 import csv
-import hashlib
-import os
 from collections import defaultdict
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
-from typing import Literal, get_args
 
-import numpy as np
-import yaml
-from numpy.typing import NDArray
-
-from layerscope.data.images import SUFFIXES, image_size_in_file
+from layerscope.data.files import image_files
+from layerscope.data.images import SUFFIXES
+from layerscope.data.records import SPLITS, DataTable, Record, check_files, check_groups, check_id
 from layerscope.data.schema import UNKNOWN, LabelSchema, did_you_mean
+from layerscope.data.split_file import read_split_file
 from layerscope.errors import DataError
-
-Split = Literal["train", "val", "test"]
-SPLITS: tuple[str, ...] = get_args(Split)
 
 _RESERVED = ("id", "path", "split", "group")
 _VALUES = {"1": 1, "1.0": 1, "0": 0, "0.0": 0, "": UNKNOWN, "-1": UNKNOWN, "-1.0": UNKNOWN}
-_MAX_ID_LENGTH = 200
-
-
-@dataclass(frozen=True)
-class Record:
-    """One image: its id, file, group ("" for none), labels in {1, 0, -1}, and where it was listed, for messages."""
-
-    id: str
-    path: Path
-    group: str
-    labels: tuple[int, ...]
-    origin: str
-
-
-@dataclass(frozen=True)
-class SplitRecords:
-    """The records of one split, in order, each image file checked to exist."""
-
-    split: str
-    records: tuple[Record, ...]
-    label_names: tuple[str, ...]
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def target(self) -> NDArray[np.float32]:
-        """(N, L) in {0, 1}; 0 where unknown."""
-        return (self._labels() == 1).astype(np.float32)
-
-    def known(self) -> NDArray[np.bool_]:
-        """(N, L)."""
-        return self._labels() != UNKNOWN
-
-    def groups(self) -> list[str] | None:
-        """The group of each record, None when the data has none."""
-        groups = [record.group for record in self.records]
-        return groups if any(groups) else None
-
-    def evenly_spaced(self, limit: int | None) -> SplitRecords:
-        """At most ``limit`` records, spread over the split and in order."""
-        if limit is None or limit >= len(self):
-            return self
-        rows = np.linspace(0, len(self) - 1, limit).round().astype(int)
-        return replace(self, records=tuple(self.records[row] for row in rows))
-
-    def hash(self) -> str:
-        """SHA-256 over ids, image sizes in pixels and labels; the order of the records does not matter."""
-        digest = hashlib.sha256("\t".join(self.label_names).encode())
-        for record in sorted(self.records, key=lambda record: record.id):
-            width, height = image_size_in_file(record.path)
-            digest.update(f"\n{record.id}\t{width}x{height}\t{','.join(map(str, record.labels))}".encode())
-        return digest.hexdigest()
-
-    def _labels(self) -> NDArray[np.int64]:
-        return np.array([record.labels for record in self.records], dtype=np.int64).reshape(len(self), -1)
-
-
-@dataclass(frozen=True)
-class DataTable:
-    """All splits of a data set. ``source`` names the files it was read from."""
-
-    splits: dict[str, tuple[Record, ...]]
-    label_names: tuple[str, ...]
-    source: str
-
-    def split(self, name: str) -> SplitRecords:
-        """One split. Raises DataError when it is empty or one of its image files is missing."""
-        if name not in SPLITS:
-            raise DataError(f"There is no split {name!r}; the splits are {', '.join(SPLITS)}.")
-        records = self.splits.get(name, ())
-        if not records:
-            counts = ", ".join(f"{split} {len(self.splits.get(split, ()))}" for split in SPLITS)
-            raise DataError(
-                f"The split {name!r} of {self.source} is empty (images by split: {counts}). Assign images to it, or "
-                "choose another eval_split."
-            )
-        missing = [record for record in records if not record.path.is_file()]
-        if missing:
-            first = missing[0]
-            raise DataError(
-                f"{first.origin}: the image file {first.path} of id {first.id!r} does not exist"
-                + (f" ({len(missing)} of {len(records)} files of the split {name!r} are missing)" * (len(missing) > 1))
-                + ". Correct the path, or `root`, which relative paths start from."
-            )
-        return SplitRecords(name, records, self.label_names)
 
 
 def read_data_table(
@@ -143,8 +49,8 @@ def read_data_table(
     else:
         splits = _from_folders(root, rows, len(names))
         source = str(root)
-    _check_groups(splits, source)
-    _check_files(splits)
+    check_groups(splits, source)
+    check_files(splits)
     return DataTable({split: tuple(records) for split, records in splits.items()}, names, source)
 
 
@@ -161,7 +67,7 @@ class _Rows:
         for number, row in cells:
             where = f"{path}, row {number}"
             name = row["id"]
-            _check_id(name, where)
+            check_id(name, where)
             if name in self.rows:
                 raise DataError(
                     f"{where}: the id {name!r} is already used in row {self.rows[name][0]}. "
@@ -256,70 +162,38 @@ def _value(cell: str, column: str, where: str) -> int:
     return _VALUES[cell]
 
 
-def _check_id(name: str, where: str) -> None:
-    """Ids become file names and parts of an HTML page."""
-    remedy = "Use letters, digits, and . _ - / within it."
-    if not name or len(name) > _MAX_ID_LENGTH:
-        raise DataError(f"{where}: the id has {len(name)} characters, expected 1 to {_MAX_ID_LENGTH}. {remedy}")
-    bad = sorted({character for character in name if character in "<>\"'&\\" or not character.isprintable()})
-    if bad:
-        raise DataError(f"{where}: the id {name!r} contains {bad}. {remedy}")
-    if PurePosixPath(name).is_absolute() or ":" in name or any(part in ("", ".", "..") for part in name.split("/")):
-        raise DataError(f"{where}: the id {name!r} looks like a path that leaves its directory. {remedy}")
-
-
 def _from_split_file(root: Path, split_file: Path, rows: _Rows | None, labels: int) -> dict[str, list[Record]]:
-    try:
-        # All scalars stay text: YAML would read the ids 010 and 12_1 as the numbers 8 and 121.
-        content = yaml.load(split_file.read_text(encoding="utf-8"), Loader=yaml.BaseLoader)
-    except FileNotFoundError as error:
-        raise DataError(f"The split file {split_file} does not exist; it is relative to {Path.cwd()}.") from error
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise DataError(f"The split file {split_file} cannot be read as YAML: {error}") from error
-    if not isinstance(content, dict) or not set(content) <= set(SPLITS):
-        found = list(content) if isinstance(content, dict) else content
-        raise DataError(
-            f"The split file {split_file} must have the keys train, val and test, each a list; got {found!r}."
-        )
+    if rows is None:
+
+        def unlabelled(entry: str, where: str) -> Record:
+            name = str(PurePosixPath(entry).with_suffix(""))
+            check_id(name, where)
+            return Record(name, root / entry, "", (UNKNOWN,) * labels, where)
+
+        return read_split_file(split_file, unlabelled)
+
     by_path: dict[str, list[str]] = defaultdict(list)
-    if rows is not None:
-        for name, (_, row, _) in rows.rows.items():
-            by_path[row.get("path", "")].append(name)
-    splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
-    seen: dict[str, str] = {}
-    for split, entries in content.items():
-        if not isinstance(entries, list):
-            raise DataError(f"{split_file}: {split} must be a list of ids or paths, got {entries!r}.")
-        for place, entry in enumerate(entries, 1):
-            where = f"{split_file}, {split}, entry {place}"
-            if not isinstance(entry, str):
-                raise DataError(f"{where}: expected an id or a path, got {entry!r}.")
-            if rows is None:
-                name = str(PurePosixPath(entry).with_suffix(""))
-                _check_id(name, where)
-                record = Record(name, root / entry, "", (UNKNOWN,) * labels, where)
-            else:
-                names = [entry] if entry in rows.rows else by_path.get(entry, [])
-                if not names:
-                    near = did_you_mean(entry, list(rows.rows))
-                    raise DataError(f"{where}: {entry!r} is neither an id nor a path of {rows.path}{near}.")
-                if len(names) > 1:
-                    twins = " and ".join(f"{name!r} (row {rows.rows[name][0]})" for name in names[:2])
-                    raise DataError(
-                        f"{where}: the path {entry!r} belongs to more than one id of {rows.path}: {twins}. Correct the "
-                        "path of the wrong row, or take the row out."
-                    )
-                name = names[0]
-                record = rows.record(name, rows.file(root, name))
-            if name in seen:
-                raise DataError(f"{where}: {entry!r} is listed twice, first in {seen[name]}. List each image once.")
-            seen[name] = where
-            splits[split].append(record)
-    return splits
+    for name, (_, row, _) in rows.rows.items():
+        by_path[row.get("path", "")].append(name)
+
+    def labelled(entry: str, where: str) -> Record:
+        names = [entry] if entry in rows.rows else by_path.get(entry, [])
+        if not names:
+            near = did_you_mean(entry, list(rows.rows))
+            raise DataError(f"{where}: {entry!r} is neither an id nor a path of {rows.path}{near}.")
+        if len(names) > 1:
+            twins = " and ".join(f"{name!r} (row {rows.rows[name][0]})" for name in names[:2])
+            raise DataError(
+                f"{where}: the path {entry!r} belongs to more than one id of {rows.path}: {twins}. Correct the path of "
+                "the wrong row, or take the row out."
+            )
+        return rows.record(names[0], rows.file(root, names[0]))
+
+    return read_split_file(split_file, labelled)
 
 
 def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list[Record]]:
-    splits = {split: _folder(root, split) for split in SPLITS}
+    splits = dict(zip(SPLITS, image_files(*(root / split for split in SPLITS))))
     if not any(splits.values()):
         raise DataError(
             f"No images were found in {root}/train, {root}/val or {root}/test, and no table with a column 'split' "
@@ -331,7 +205,7 @@ def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list
         found[split] = []
         for path in files:
             name = path.relative_to(root).with_suffix("").as_posix()
-            _check_id(name, str(path))
+            check_id(name, str(path))
             if name in seen:
                 raise DataError(f"{path} and {seen[name]} both get the id {name!r}. Rename one of them.")
             seen[name] = path
@@ -353,53 +227,3 @@ def _from_folders(root: Path, rows: _Rows | None, labels: int) -> dict[str, list
             "convert the file, or take the row out."
         )
     return found
-
-
-def _folder(root: Path, split: str) -> list[Path]:
-    return sorted(path for path in (root / split).rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
-
-
-def _check_groups(splits: dict[str, list[Record]], source: str) -> None:
-    places: dict[str, dict[str, Record]] = defaultdict(dict)
-    for split, records in splits.items():
-        for record in records:
-            if record.group:
-                places[record.group].setdefault(split, record)
-    crossing = {group: found for group, found in places.items() if len(found) > 1}
-    if crossing:
-        are = "group (patient) of {} is" if len(crossing) == 1 else "groups (patients) of {} are"
-        raise DataError(
-            f"{len(crossing)} {are.format(source)} in more than one split: {_listed(crossing)}. Images of one patient "
-            "must stay together, or the judgement is too favourable: move them into one split."
-        )
-
-
-def _check_files(splits: dict[str, list[Record]]) -> None:
-    """One image under two ids counts twice, and across splits the models have seen what they are judged on.
-
-    By path alone: following links would ask the file system about every part of every path.
-    """
-    seen: dict[str, tuple[str, Record]] = {}
-    twins: list[tuple[tuple[str, Record], tuple[str, Record]]] = []
-    for split, records in splits.items():
-        for record in records:
-            first = seen.setdefault(os.path.normpath(record.path), (split, record))
-            if first[1] is not record:
-                twins.append((first, (split, record)))
-    if twins:
-        (split, one), (other_split, other) = twins[0]
-        more = f" ({len(twins)} ids name a file that another id names)" * (len(twins) > 1)
-        raise DataError(
-            f"{other.origin}: the image file {other.path} of id {other.id!r} ({other_split}) is also that of id "
-            f"{one.id!r} ({split}; {one.origin}){more}. Each image counts once, in one split: correct the path of the "
-            "wrong one, or take it out."
-        )
-
-
-def _listed(crossing: Mapping[str, Mapping[str, Record]], limit: int = 10) -> str:
-    """Each group with the first image of it in each split: ``p007 (train: a_left, test: a_right)``."""
-    named = [
-        f"{group} ({', '.join(f'{split}: {record.id}' for split, record in found.items())})"
-        for group, found in crossing.items()
-    ]
-    return "; ".join(named[:limit]) + (f"; and {len(named) - limit} more" if len(named) > limit else "")

@@ -1,0 +1,47 @@
+"""Which image files lie below folders."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from layerscope.data.images import SUFFIXES
+from layerscope.errors import DataError
+
+
+def image_files(*folders: Path) -> list[list[Path]]:
+    """Every image file below each of ``folders`` by its suffix, sorted by path; none where there is no such folder.
+
+    Names that begin with a dot are left out (macOS and thumbnailers put such files beside images). Links to folders
+    are followed.
+
+    Raises:
+        DataError: a folder cannot be read, or is reached twice by links, which would count its images twice.
+    """
+    seen: dict[tuple[int, int], Path] = {}
+    return [sorted(_below(folder, seen)) if folder.is_dir() else [] for folder in folders]
+
+
+def _below(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:
+    try:
+        status = folder.stat()
+        first = seen.setdefault((status.st_dev, status.st_ino), folder)
+        entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
+    except OSError as error:
+        raise DataError(
+            f"The folder {folder} cannot be read ({error.strerror or error}). Give yourself the right to read it, or "
+            "take it out of the data directory."
+        ) from error
+    if first is not folder:
+        raise DataError(
+            f"The folders {first} and {folder} are the same, by a link: their images would count twice. Take the link "
+            "out of the data directory."
+        )
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            yield from _below(Path(entry.path), seen)
+        elif Path(entry.name).suffix.lower() in SUFFIXES and entry.is_file():
+            yield Path(entry.path)
