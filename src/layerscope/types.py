@@ -86,3 +86,20 @@ class DiagnosisOutput:
     known: Tensor
     logits: Tensor
     images: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class ReconstructionOutput:
+    """What a VAE's validation saw of one batch; callbacks read it and never recompute.
+
+    id: B sample ids; index: int64 (B,), rows in the split, −1 for a stand-in.
+    image, recon: float32 (B, 3, H, W) in [-1, 1]; the reconstruction is clamped to it.
+    mean, std: (B, C, h, w) of the posterior, in raw latent units.
+    """
+
+    id: list[str]
+    index: Tensor
+    image: Tensor
+    recon: Tensor
+    mean: Tensor
+    std: Tensor

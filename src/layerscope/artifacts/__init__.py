@@ -3,6 +3,7 @@
 docs/artifacts.md describes every file and every column.
 """
 
+from layerscope.artifacts.history import HISTORY_COLUMNS, HISTORY_CSV, HISTORY_JSON, read_history, write_history
 from layerscope.artifacts.names import safe_file_name
 from layerscope.artifacts.run_directory import (
     UNREPORTED_SCORES,
@@ -17,6 +18,9 @@ from layerscope.artifacts.thresholds import Thresholds
 from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 
 __all__ = [
+    "HISTORY_COLUMNS",
+    "HISTORY_CSV",
+    "HISTORY_JSON",
     "LONG_COLUMNS",
     "SCHEMA_VERSION",
     "UNREPORTED_SCORES",
@@ -28,6 +32,8 @@ __all__ = [
     "open_run_directory",
     "package_versions",
     "read_csv",
+    "read_history",
     "read_summary",
     "safe_file_name",
+    "write_history",
 ]
