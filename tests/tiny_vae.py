@@ -90,11 +90,10 @@ class TinyVAE(LightningModule):
 
 def tiny_trainer(run: Path, callbacks: list[Callback], epochs: int = 1, **options: Any) -> Trainer:
     """A trainer on the CPU that writes into the run directory and to TensorBoard."""
-    folder = RunFolder(open_run_directory(run) if options.get("devices", 1) == 1 else None)
     return Trainer(
         accelerator="cpu",
         max_epochs=epochs,
-        callbacks=[*callbacks, folder],
+        callbacks=[*callbacks, RunFolder(open_run_directory(run))],
         logger=TensorBoardLogger(run, "tensorboard", version=""),
         enable_progress_bar=False,
         enable_model_summary=False,

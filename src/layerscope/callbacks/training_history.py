@@ -65,6 +65,7 @@ class TrainingHistory(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._open_row is not None:
             self._enter(self._full_row(trainer, self._open_row))
+            self._open_row = None
         self._start_epoch({})
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -84,13 +85,14 @@ class TrainingHistory(Callback):
         self._validation_seconds += time.monotonic() - self._validating_since
         if self._rates:
             # ModelCheckpoint saves after this hook and before the epoch ends.
-            self._open_row = self._row(trainer, self._images)
+            self._open_row = self._row(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        images = torch.tensor(self._images, dtype=torch.int64, device=pl_module.device)
-        total = trainer.strategy.reduce(images, reduce_op="sum")
         self._open_row = None
-        self._enter(self._row(trainer, int(total)))
+        # A run resumed from a checkpoint of the epoch's last moments ends that epoch again, without a step: its row
+        # is there already.
+        if self._rates or not self._rows or self._rows[-1]["epoch"] <= trainer.current_epoch:
+            self._enter(self._row(trainer, pl_module))
         if trainer.is_global_zero and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._write(trainer, curves=self._rows[-1]["epoch"] % self.curves_every_n_epochs == 0)
 
@@ -102,9 +104,12 @@ class TrainingHistory(Callback):
         self._before, self._rates, self._images, self._validation_seconds = known, {}, 0, 0.0
         self._started = time.monotonic()
 
-    def _row(self, trainer: Trainer, images: int) -> Row:
+    def _row(self, trainer: Trainer, pl_module: LightningModule) -> Row:
+        """The row as far as it is known; a collective operation, because it counts the images of all processes."""
         seconds = time.monotonic() - self._started
         train_seconds = seconds - self._validation_seconds
+        seen = torch.tensor(self._images, dtype=torch.int64, device=pl_module.device)
+        images = int(trainer.strategy.reduce(seen, reduce_op="sum"))
         # A metric that was logged again is another object than before, whatever its value.
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
         own = {

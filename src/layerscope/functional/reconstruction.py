@@ -35,9 +35,11 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     first, second = (0.5 * (x.float() + 1) for x in (reconstruction, original))
-    found = structural_similarity_index_measure(first, second, data_range=1.0, reduction="none")
-    assert isinstance(found, Tensor)  # a pair only when the map is asked for
-    return found
+    # The mean of the whole map: torchmetrics' own mean left the border out in some versions.
+    _, full_map = structural_similarity_index_measure(
+        first, second, data_range=1.0, reduction="none", return_full_image=True
+    )
+    return full_map.mean(dim=(1, 2, 3))
 
 
 def kl_divergence(mean: Tensor, std: Tensor) -> Tensor:
