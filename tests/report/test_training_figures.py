@@ -36,7 +36,7 @@ def history(epochs: int, every: int = 1) -> list[dict[str, Any]]:
                 "val/kl_per_image": 1000 * decay,
                 "val/loss": decay,
             }
-            row |= {f"val/band_{name}": decay / 100 for name in ("1_2", "2_4", "64_up")}
+            row |= {f"val/band_{name}": decay / 100 for name in ("16_32", "2_4", "64_up")}
             row |= {"val/latent_mean_0": 0.1, "val/kl_channel_12": 3.0, "val/$odd_name$": -decay}
         rows.append(row)
     return rows
@@ -66,6 +66,8 @@ def test_curves_draw_uncut_for_few_and_many_epochs(epochs: int, every: int) -> N
     assert grey.std() > 5
     border = np.concatenate([grey[0], grey[-1], grey[:, 0], grey[:, -1]])
     assert (border > 250).mean() > 0.99
+    parts = [*(axes.get_tightbbox() for axes in figure.axes), *(one.get_window_extent() for one in figure.legends)]
+    assert not [1 for i, a in enumerate(parts) for b in parts[:i] if a.overlaps(b)]
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     if epochs >= every:
         assert titles == [
@@ -86,6 +88,8 @@ def test_curves_show_every_finite_value_and_scale_where_it_helps() -> None:
     np.testing.assert_array_equal(loss[0], [(row["epoch"], row["train/loss_epoch"]) for row in rows])
     np.testing.assert_array_equal(loss[1], [(row["epoch"], row["val/loss"]) for row in rows if "val/loss" in row])
     assert len(axes["PSNR (dB)"].lines[0].get_xdata()) == 32
+    bands = [text.get_text() for legend in figure.legends for text in legend.get_texts() if "px" in text.get_text()]
+    assert bands == ["2–4 px", "16–32 px", "64 and more px"]
     assert len(axes["error by wavelength"].lines) == 3
     scales = {title: one.get_yscale() for title, one in axes.items()}
     assert {title for title, scale in scales.items() if scale == "log"} == {

@@ -85,9 +85,10 @@ class ReconstructionPictures(Callback):
                 f"ReconstructionPictures draws what validation_step returns, and {type(pl_module).__name__} returned "
                 f"{type(outputs).__name__}. Return a layerscope.types.ReconstructionOutput, or take the callback out."
             )
+        index = outputs.index.tolist()
         for row, identifier in enumerate(outputs.id):
             key = hashlib.sha256(identifier.encode("utf-8", "surrogatepass")).hexdigest()
-            if int(outputs.index[row]) >= 0 and (len(self._kept) < self.images or key < max(self._kept)):
+            if index[row] >= 0 and (len(self._kept) < self.images or key < max(self._kept)):
                 self._kept[key] = _pictured(outputs, row)
                 if len(self._kept) > self.images:
                     del self._kept[max(self._kept)]

@@ -120,7 +120,7 @@ class TrainingHistory(Callback):
             "images_per_second": images / train_seconds if train_seconds > 0 else math.nan,
             **{name: float(rate) for name, rate in self._rates.items()},
         }
-        return own | {name: value for name, value in sorted(logged.items()) if name not in own}
+        return own | {name: value for name, value in logged.items() if name not in own}
 
     def _enter(self, row: Row) -> None:
         """Adds a row, or replaces that of the same epoch and drops later ones, which are being trained again."""

@@ -71,7 +71,8 @@ def training_curves_figure(rows: Sequence[Row]) -> Figure | None:
         axes = figure.add_subplot(n_rows, columns, place + 1)
         colours = _band_colours(curves) if quantity == _BANDS else _stage_colours(curves, stages)
         _draw(axes, quantity, curves, colours, epochs)
-    figure.supxlabel("epoch", fontsize=MEDIUM)
+        if place + columns >= len(panels):  # nothing stands below
+            axes.set_xlabel("epoch")
     _legends(figure, stages, panels.get(_BANDS, {}))
     return figure
 
@@ -92,6 +93,8 @@ def _panels(rows: Sequence[Row]) -> dict[str, dict[str, Curve]]:
             panels.setdefault(_BANDS, {})[base.removeprefix("band_")] = curve
         elif not re.fullmatch(r".*_\d+|kl_per_latent_element", base):
             panels.setdefault(base, {})[stage] = curve
+    if _BANDS in panels:
+        panels[_BANDS] = dict(sorted(panels[_BANDS].items(), key=lambda band: int(band[0].split("_")[0])))
     rank = {name: place for place, name in enumerate(_FIRST)}
     last = len(rank)
     order = sorted(panels, key=lambda name: (rank.get(name, last + (name == _RATE)), name))
