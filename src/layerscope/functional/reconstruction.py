@@ -67,8 +67,8 @@ def dead_channels(kl: Tensor, mean_variance: Tensor, posterior_variance: Tensor,
 
     Dead by either of two signs:
 
-    - the posterior is the prior: KL below ``DEAD_KL`` nats per latent element, the ε of Lucas et al. 2019
-      (arXiv 1911.02469);
+    - the posterior is the prior: KL below ``DEAD_KL`` nats per latent element, the (ε, δ)-collapse of Lucas et al. 2019
+      (arXiv 1911.02469) taken for the mean over images, with ε = .01;
     - the posterior is the same for every image and position, whatever its KL: the variance of its mean is at most
       ``DEAD_VARIANCE_RATIO`` of its own variance. That is the activity Cov(E[z|x]) > .01 of Burda et al. 2016
       (arXiv 1509.00519), whose latents have unit variance, in units of the posterior's noise, so that latents of

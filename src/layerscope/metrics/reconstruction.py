@@ -26,8 +26,8 @@ class ReconstructionQuality(WrapperMetric):
     - ``psnr`` dB, ``ssim`` (higher is better); ``l1``, ``mse`` per element (lower); ``band_1_2`` to ``band_64_up``,
       the squared error by wavelength in pixels, whose sum is ``mse`` (``functional.frequency``); ``lpips`` where its
       weights are there (lower);
-    - ``kl_per_image`` and ``kl_per_latent_element`` in nats, infinite where σ is zero; ``kl_channel_<c>``, nats per image, which sum to
-      ``kl_per_image``; ``dead_channels``, how many (``functional.reconstruction.dead_channels``);
+    - ``kl_per_image`` and ``kl_per_latent_element`` in nats, infinite where σ is zero; ``kl_channel_<c>``, nats per
+      image, which sum to ``kl_per_image``; ``dead_channels``, how many (``functional.reconstruction.dead_channels``);
     - ``latent_mean_<c>``, ``latent_std_<c>``: of the posterior's mean over images and positions;
       ``posterior_std_<c>``: root mean square of σ. The std of a drawn latent is the root of both squares' sum.
 
