@@ -104,3 +104,20 @@ class AutoencoderRecord(TypedDict):
     losses: dict[str, Any]
     metrics: dict[str, Any]
     command: str | None
+
+
+@dataclass(frozen=True)
+class ReconstructionOutput:
+    """What a VAE's validation saw of one batch; callbacks read it and never recompute.
+
+    id: B sample ids; index: int64 (B,), rows in the split, −1 for a stand-in.
+    image, recon: float32 (B, 3, H, W) in [-1, 1]; the reconstruction is clamped to it.
+    mean, std: (B, C, h, w) of the posterior, in raw latent units.
+    """
+
+    id: list[str]
+    index: Tensor
+    image: Tensor
+    recon: Tensor
+    mean: Tensor
+    std: Tensor

@@ -3,6 +3,7 @@
 docs/artifacts.md describes every file and every column.
 """
 
+from layerscope.artifacts.history import HISTORY_COLUMNS, HISTORY_CSV, HISTORY_JSON, read_history, write_history
 from layerscope.artifacts.names import safe_file_name
 from layerscope.artifacts.run_directory import (
     UNREPORTED_SCORES,
@@ -18,6 +19,9 @@ from layerscope.artifacts.thresholds import Thresholds
 from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 
 __all__ = [
+    "HISTORY_COLUMNS",
+    "HISTORY_CSV",
+    "HISTORY_JSON",
     "LONG_COLUMNS",
     "SCHEMA_VERSION",
     "UNREPORTED_SCORES",
@@ -29,7 +33,9 @@ __all__ = [
     "open_run_directory",
     "package_versions",
     "read_csv",
+    "read_history",
     "read_summary",
     "safe_file_name",
+    "write_history",
     "write_table",
 ]

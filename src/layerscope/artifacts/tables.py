@@ -66,7 +66,7 @@ TEXT_COLUMNS = frozenset(
 )
 """Columns that hold text; every other column holds numbers."""
 
-INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index"})
+INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index", "epoch", "batches"})
 
 # The last four are what spreadsheets accept as the same signs in East Asian input; tab and return also start formulas.
 _FORMULA_START = tuple("=+-@\t\r＝＋－＠")

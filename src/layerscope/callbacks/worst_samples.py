@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.artifacts import Stage, safe_file_name
+from layerscope.callbacks.gather import gather_objects
 from layerscope.data.labelled import labelled_data
 from layerscope.functional.controls import to_uint8
 from layerscope.report.pictures import crop_comparison, signed_difference, signed_difference_scale, write_png
@@ -92,9 +93,9 @@ class WorstSamples(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Merges the processes' heaps: first the scores, then only the winners' pictures."""
         for name, heap in self._heaps.items():
-            keys = _gather(trainer, [(entry.score, entry.minus_index) for entry in heap])
+            keys = gather_objects(trainer, [(entry.score, entry.minus_index) for entry in heap])
             winners = set(sorted((key for part in keys for key in part), reverse=True)[: self.top_k])
-            parts = _gather(trainer, [entry for entry in heap if (entry.score, entry.minus_index) in winners])
+            parts = gather_objects(trainer, [entry for entry in heap if (entry.score, entry.minus_index) in winners])
             self._heaps[name] = sorted((entry for part in parts for entry in part), reverse=True)
 
     def write_results(self, stage: Stage) -> None:
@@ -153,12 +154,3 @@ def _criteria(outputs: DiagnosisOutput, evaluated: Tensor, threshold: float) -> 
         "negative_flips": (flips.sum(dim=1), (delta * flips).argmax(dim=1)),
         "largest_true_logit_fall": (fall.amax(dim=1), fall.argmax(dim=1)),
     }
-
-
-def _gather(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of every process."""
-    if trainer.world_size == 1:
-        return [value]
-    parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, value)
-    return parts
