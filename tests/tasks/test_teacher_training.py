@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torch.nn.functional as F
 import yaml
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 from stand_ins import Pooled, read_rows, write_rows
@@ -19,10 +18,8 @@ from layerscope.artifacts import ClassifierScores, Thresholds, read_csv, read_su
 from layerscope.cli import main
 from layerscope.data.multilabel import MultilabelImages
 from layerscope.data.phantom.write import write_phantom
-from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.teachers import TimmTeacher
 from layerscope.tasks.teacher import TeacherTraining
-from layerscope.tasks.vae import AutoencoderTraining
 
 TINY_RESNET: dict[str, Any] = {
     "name": "resnet10t",
@@ -356,86 +353,3 @@ def test_balanced_weights_are_negatives_per_positive_of_train(phantom: Path) -> 
 
 
 # -- the autoencoder -------------------------------------------------------------------------------------------------
-
-
-def test_an_autoencoder_learns_and_is_saved_as_diffusers_reads_it(phantom: Path, tmp_path: Path) -> None:
-    from diffusers import AutoencoderKL
-
-    config = settings(phantom, [])
-    config["trainer"] |= {
-        "max_epochs": -1,
-        "max_steps": 60,
-        "log_every_n_steps": 1,
-        "limit_val_batches": 0,
-        "logger": {
-            "class_path": "lightning.pytorch.loggers.CSVLogger",
-            "init_args": {"save_dir": str(tmp_path), "name": "log", "version": ""},
-        },
-        "callbacks": [
-            {
-                "class_path": "layerscope.callbacks.training.SaveModel",
-                "init_args": {"attribute": "autoencoder", "name": "vae_final"},
-            },
-            SUMMARY,
-        ],
-    }
-    config["model"] = {
-        "class_path": "layerscope.tasks.vae.AutoencoderTraining",
-        "init_args": {
-            "autoencoder": {
-                "class_path": "layerscope.models.autoencoders.DiffusersAutoencoder",
-                "init_args": {
-                    "architecture": {
-                        "_class_name": "AutoencoderKL",
-                        "block_out_channels": [8, 8],
-                        "down_block_types": ["DownEncoderBlock2D"] * 2,
-                        "up_block_types": ["UpDecoderBlock2D"] * 2,
-                        "layers_per_block": 1,
-                        "norm_num_groups": 4,
-                    },
-                    "initial_logvar": -6.0,
-                },
-            },
-            "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.005}},
-        },
-    }
-    config["data"]["init_args"] |= {"limit": 4, "batch_size": 4}
-    path = tmp_path / "vae.yaml"
-    path.write_text(yaml.safe_dump(config))
-    assert main(["fit", "--debug", "--config", str(path), f"--output_root={tmp_path}", "--experiment_name=vae"]) == 0
-
-    losses = [float(row["train/rec_mean"]) for row in read_rows(tmp_path / "log" / "metrics.csv")]
-    assert np.mean(losses[-5:]) < 0.5 * np.mean(losses[:5])
-    assert read_summary(tmp_path / "vae")["steps"] == 60
-    plain: Any = AutoencoderKL.from_pretrained(tmp_path / "vae" / "vae_final").eval()
-    ours = DiffusersAutoencoder(source=str(tmp_path / "vae" / "vae_final")).eval()
-    data = MultilabelImages(str(phantom), "schema.yaml", "labels.csv", limit=4, batch_size=4, eval_split="train")
-    image = next(iter(data.test_dataloader()))["image"]
-    with torch.no_grad():
-        expected = plain.decode(plain.encode(image).latent_dist.mode()).sample
-        torch.testing.assert_close(ours.decode(ours.encode(image).mean), expected, atol=1e-6, rtol=0)
-    assert (expected - image).abs().mean() < 0.3
-
-
-@pytest.mark.parametrize("reconstruction", ["l1", "mse"])
-def test_the_autoencoder_loss_follows_its_formula(reconstruction: Any) -> None:
-    config = {
-        "block_out_channels": [8],
-        "down_block_types": ["DownEncoderBlock2D"],
-        "up_block_types": ["UpDecoderBlock2D"],
-        "norm_num_groups": 4,
-    }
-    autoencoder = DiffusersAutoencoder(architecture=config, seed=0)
-    task = AutoencoderTraining(autoencoder, reconstruction=reconstruction, kl_weight=0.01)
-    task.log = task.log_dict = lambda *_, **__: None  # type: ignore[assignment, method-assign]
-    image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
-    torch.manual_seed(7)
-    loss = task.training_step({"image": image, "id": ["a", "b"]}, 0)  # type: ignore[typeddict-item]
-    torch.manual_seed(7)
-    with torch.no_grad():
-        posterior: Any = autoencoder.model.encode(image).latent_dist  # type: ignore[operator]
-        z = posterior.mean + posterior.std * torch.randn_like(posterior.mean)
-        recon = autoencoder.model.decode(z).sample  # type: ignore[operator]
-        rec = F.l1_loss(recon, image) if reconstruction == "l1" else F.mse_loss(recon, image)
-        expected = rec + 0.01 * posterior.kl().mean()
-    assert loss.detach() == pytest.approx(float(expected), rel=1e-5)

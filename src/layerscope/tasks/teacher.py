@@ -11,14 +11,13 @@ import torch.nn.functional as F
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 from torchvision.transforms import v2
 
 from layerscope.artifacts import ClassifierScores, Thresholds
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.ranking import auroc, average_precision, macro
-from layerscope.functional.schedules import warmup_cosine
+from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
 from layerscope.tasks.scoring import check_finite, check_label_count, scores_table, to_scores
 from layerscope.tasks.thresholds import search_on_val
 from layerscope.types import Batch
@@ -77,7 +76,7 @@ class TeacherTraining(LightningModule):
         focal_gamma: float = 2.0,
         pos_weight: list[float] | Literal["balanced"] | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
-        lr_schedule: Literal["cosine", "constant"] = "cosine",
+        lr_schedule: LearningRateSchedule = "cosine",
         warmup_fraction: float = 0.05,
         augmentation: Augmentation = Augmentation(),  # noqa: B008 — never changed
     ) -> None:
@@ -151,14 +150,7 @@ class TeacherTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer(self.teacher.parameters())
-        if self.lr_schedule == "constant" and self.warmup_fraction == 0:
-            return optimizer
-        steps = int(self.trainer.estimated_stepping_batches)
-        factor = warmup_cosine(steps, self.warmup_fraction, decay=self.lr_schedule == "cosine")
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-        }
+        return with_schedule(optimizer, self.trainer, self.lr_schedule, self.warmup_fraction)
 
     # -- validate and test ---------------------------------------------------------------------------------------
 

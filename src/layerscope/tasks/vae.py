@@ -1,109 +1,228 @@
-"""Training an image autoencoder on reconstruction and KL."""
+"""Training an image autoencoder on a weighted sum of named losses."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+import hashlib
+import os
+import sys
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import LambdaLR
 
-from layerscope.errors import ConfigurationError, NumericalError
-from layerscope.functional.reconstruction import kl_divergence, psnr
-from layerscope.functional.schedules import warmup_cosine
-from layerscope.metrics.table import IndexedTable
+from layerscope.data.hashing import weights_hash
+from layerscope.errors import ConfigurationError
+from layerscope.functional.reconstruction import kl_divergence
+from layerscope.losses import KL, L1, LatentNoise, LossInputs, RunningLatentStd, WeightedSum
+from layerscope.metrics.reconstruction import ReconstructionQuality
 from layerscope.protocols import Autoencoder
-from layerscope.types import Batch
+from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
+from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
 
 class AutoencoderTraining(LightningModule):
-    """Minimises mean(|x̂ − x| or (x̂ − x)²) + kl_weight · (KL summed over the latent, mean over images).
+    """Minimises Σ weight · term over ``losses``; each term says its own reduction.
 
-    That is the unit of MONAI's latent-diffusion tutorial; original LDM's weight is the same number times the pixels
-    and channels of an image. ``rec_mean`` per element and ``kl_per_image`` in nats are always logged.
+    ``train/<term>`` are the unweighted terms; ``train/rec_mean`` (mean absolute error per element),
+    ``train/kl_per_image`` and ``train/kl_per_latent_element`` (nats) are logged whatever the losses. Validation
+    decodes the posterior's mode, without latent noise, and logs ``metrics.reconstruction`` as ``val/...``.
+
+    What training draws (posterior, latent noise, crops, the terms' own choices) follows from the seed of
+    ``seed_everything``, the process and the number of the batch alone, so a resumed run draws what an uninterrupted
+    one does.
 
     Args:
         autoencoder: a module that satisfies ``layerscope.protocols.Autoencoder``.
-        reconstruction: ``l1`` or ``mse``.
-        kl_weight: the weight in the unit above.
+        losses: terms of ``layerscope.losses`` or your own; by default L1 and KL with weight 1e-6.
+        latent_noise: noise z̃ on the latents, for terms that read the reconstruction of z̃.
         crop_size: train on random square crops of this side; whole images by default.
-        optimizer: called with the parameters, ``torch.optim.AdamW`` by default.
-        warmup_fraction: share of the training steps with linearly rising learning rate; cosine to zero after.
+        optimizer: called with the trainable parameters, ``torch.optim.AdamW`` by default.
+        lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``.
+        warmup_fraction: share of the training steps with linearly rising learning rate.
+        channels_last: memory layout of weights and images; often faster for convolutions.
+        gradient_checkpointing: diffusers' own: half the memory of activations for a third more time.
+        lpips: also measure LPIPS in validation where its weights are in torch.hub's cache.
     """
+
+    autoencoder: Autoencoder
 
     def __init__(
         self,
         autoencoder: nn.Module,
-        reconstruction: Literal["l1", "mse"] = "l1",
-        kl_weight: float = 1e-6,
+        losses: list[nn.Module] | None = None,
+        latent_noise: LatentNoise | None = None,
         crop_size: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
+        lr_schedule: LearningRateSchedule = "cosine",
         warmup_fraction: float = 0.05,
+        channels_last: bool = False,
+        gradient_checkpointing: bool = False,
+        lpips: bool = False,
     ) -> None:
         super().__init__()
         if not isinstance(autoencoder, Autoencoder):
             raise ConfigurationError(f"{type(autoencoder).__name__} is no layerscope.protocols.Autoencoder.")
-        self.autoencoder = autoencoder
-        self.reconstruction = reconstruction
-        self.kl_weight = kl_weight
+        self.autoencoder = cast(Any, autoencoder)
+        self.losses = WeightedSum([L1(), KL()] if losses is None else losses)
+        if self.losses.needs_noisy_recon and latent_noise is None:
+            raise ConfigurationError(
+                "A loss term reads the reconstruction of a noisy latent: set latent_noise, such as {tau: 0.5}."
+            )
+        if latent_noise is not None and not self.losses.needs_noisy_recon:
+            raise ConfigurationError(
+                "latent_noise is set, but no loss term reads the reconstruction of a noisy latent. Add one "
+                "(layerscope.losses.NoisyReconstruction, NoisyFeatureMatching), or remove latent_noise."
+            )
+        self.latent_noise = latent_noise
+        self.latent_spread = RunningLatentStd(autoencoder.latent_channels) if latent_noise is not None else None
         self.crop_size = crop_size
         self.optimizer = optimizer
+        self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
+        self.channels_last = channels_last
+        if channels_last:
+            autoencoder.to(memory_format=torch.channels_last)
+        if gradient_checkpointing:
+            _enable_gradient_checkpointing(autoencoder)
+        self.lpips = lpips
+        self.batches = 0
+        self._start_hash: str | None = None
+
+    # -- fit -----------------------------------------------------------------------------------------------------
+
+    def setup(self, stage: str) -> None:
+        if stage == "fit" and self._start_hash is None:
+            self._start_hash = weights_hash(cast(nn.Module, self.autoencoder))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        torch.manual_seed(self.batch_seed())
+        inputs = self._through(batch)
+        self.batches += 1
+        loss, values = self.losses(inputs)
+        self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
+        self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
+        return cast(Tensor, loss)
+
+    def batch_seed(self) -> int:
+        """Of everything that the coming batch draws on this process."""
+        text = f"{os.environ.get('PL_GLOBAL_SEED', 0)} {self.global_rank} {self.batches}"
+        return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=7).digest(), "big")
+
+    def _through(self, batch: Batch) -> LossInputs:
+        """One batch encoded and decoded; with latent noise both latents in one call of the decoder."""
         image = self._crop(batch["image"])
+        if self.channels_last:
+            image = image.contiguous(memory_format=torch.channels_last)
         posterior = self.autoencoder.encode(image)
         mean, std = posterior.mean, posterior.std
-        recon = self.autoencoder.decode(mean + std * torch.randn_like(mean))
-        match self.reconstruction:
-            case "l1":
-                rec = (recon.float() - image).abs().mean()
-            case "mse":
-                rec = (recon.float() - image).square().mean()
-            case _:
-                raise ConfigurationError(f"reconstruction is {self.reconstruction!r}: expected l1 or mse.")
-        kl = kl_divergence(mean, std).mean()
-        loss = rec + self.kl_weight * kl
-        if not torch.isfinite(loss):
-            raise NumericalError(
-                f"The training loss is {float(loss)} at step {self.global_step} (images "
-                f"{', '.join(batch['id'][:4])}, …). Lower the learning rate or check these images."
-            )
-        self.log_dict({"train/rec_mean": rec, "train/kl_per_image": kl}, batch_size=len(image))
-        self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
-        return loss
+        z = mean + std * torch.randn_like(mean)
+        noisy_recon = None
+        if self.latent_noise is None or self.latent_spread is None:
+            recon = self.autoencoder.decode(z).float()
+        else:
+            self.latent_spread.update(z.detach())
+            noisy = self.latent_noise.apply(z, self.latent_spread.std)
+            recon, noisy_recon = self.autoencoder.decode(torch.cat([z, noisy])).float().chunk(2)
+        return LossInputs(
+            image=image,
+            recon=recon,
+            mean=mean,
+            std=std,
+            noisy_recon=noisy_recon,
+            target=batch["target"] if batch["target"].shape[1] else None,
+            known=batch["known"] if batch["target"].shape[1] else None,
+            batches=self.batches,
+            id=batch["id"],
+            decode=self.autoencoder.decode,
+            latent=z,
+        )
+
+    @staticmethod
+    def _always(inputs: LossInputs) -> dict[str, Tensor]:
+        """Figures in the same unit whatever the losses are."""
+        with torch.no_grad():
+            kl = kl_divergence(inputs.mean, inputs.std).mean()
+            return {
+                "train/rec_mean": (inputs.recon - inputs.image).abs().mean(),
+                "train/kl_per_image": kl,
+                "train/kl_per_latent_element": kl / inputs.mean[0].numel(),
+            }
+
+    def configure_optimizers(self) -> Any:
+        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        return with_schedule(self.optimizer(trained), self.trainer, self.lr_schedule, self.warmup_fraction)
+
+    # -- validate ------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         loader: Any = self.trainer.val_dataloaders
-        self._table = IndexedTable(len(loader.dataset), {"psnr": (), "rec_mean": ()}).to(self.device)
+        self.quality = ReconstructionQuality(len(loader.dataset), lpips_backbone="alex" if self.lpips else None)
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        image = batch["image"]
-        recon = self.autoencoder.decode(self.autoencoder.encode(image).mean).float().clamp(-1, 1)
-        error = (recon - image).abs().mean(dim=(1, 2, 3))
-        self._table.update(batch["index"], {"psnr": psnr(recon, image), "rec_mean": error})
+    def validation_step(  # type: ignore[override]
+        self, batch: Batch, batch_idx: int
+    ) -> ReconstructionOutput:
+        posterior = self.autoencoder.encode(batch["image"])
+        recon = self.autoencoder.decode(posterior.mean).float().clamp(-1, 1)
+        output = ReconstructionOutput(
+            batch["id"], batch["index"], batch["image"], recon, posterior.mean.float(), posterior.std.float()
+        )
+        self.quality.update(output)
+        return output
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
-        for name, column in self._table.compute().items():
-            self.log(f"val/{name}", column.mean(), prog_bar=name == "psnr")
+        # Every process holds the figures of the whole split, so no reduction is asked of the logger.
+        for name, value in self.quality.compute().items():
+            self.log(f"val/{name}", value, prog_bar=name == "psnr")
 
-    def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer(p for p in self.autoencoder.parameters() if p.requires_grad)
-        factor = warmup_cosine(int(self.trainer.estimated_stepping_batches), self.warmup_fraction)
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"},
-        }
+    # -- checkpoints ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint["layerscope_batches"] = self.batches
+        config = getattr(self.autoencoder, "config", None)
+        if config is not None:
+            checkpoint["layerscope_autoencoder"] = AutoencoderRecord(
+                config=_plain(config),
+                start_hash=self._start_hash,
+                trained="all",
+                data_hash=None,
+                losses={str(term.name): float(term.weight) for term in self.losses.terms},  # type: ignore[arg-type]
+                metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
+                command=" ".join(sys.argv),
+            )
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.batches = checkpoint["layerscope_batches"]
+        self._start_hash = checkpoint.get("layerscope_autoencoder", {}).get("start_hash", self._start_hash)
 
     def _crop(self, image: Tensor) -> Tensor:
-        """Random crops, one position per image, from torch's own generator."""
+        """Random crops, one position per image."""
         side = self.crop_size
         if side is None or side >= min(image.shape[-2:]):
             return image
         tops = torch.randint(0, image.shape[-2] - side + 1, (len(image),)).tolist()
         lefts = torch.randint(0, image.shape[-1] - side + 1, (len(image),)).tolist()
         return torch.stack([one[:, top : top + side, left : left + side] for one, top, left in zip(image, tops, lefts)])
+
+
+def _plain(value: Any) -> Any:
+    """A diffusers configuration as plain types, which a checkpoint that is read with weights_only may hold."""
+    if isinstance(value, (str, int, float, bool, type(None))):
+        return value
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return {str(key): _plain(item) for key, item in value.items()}
+
+
+def _enable_gradient_checkpointing(autoencoder: nn.Module) -> None:
+    for module in autoencoder.modules():
+        if hasattr(module, "enable_gradient_checkpointing"):
+            cast(Any, module).enable_gradient_checkpointing()
+            return
+    raise ConfigurationError(
+        f"gradient_checkpointing is on, but {type(autoencoder).__name__} holds no module with "
+        "enable_gradient_checkpointing (diffusers' models have it). Switch it off."
+    )
