@@ -88,6 +88,15 @@ def plain_text(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def percent(level: float) -> str:
+    """A confidence level in words.
+
+    >>> percent(0.95)
+    '95 %'
+    """
+    return f"{100 * level:.3g} %"
+
+
 def label_names(labels: Sequence[str], display: dict[str, str] | None) -> list[str]:
     """Names to show for labels."""
     return [plain_text(short_name((display or {}).get(label, label))) for label in labels]

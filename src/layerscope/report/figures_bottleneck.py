@@ -3,22 +3,24 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import TwoSlopeNorm
+from matplotlib.container import ErrorbarContainer
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch, Rectangle
 from matplotlib.ticker import FuncFormatter, MaxNLocator
 
-from layerscope.functional.verdict import decide
 from layerscope.report.bottleneck import BottleneckAnalysis
 from layerscope.report.figure_style import (
     BLACK,
     BLUE,
+    GREEN,
     GREY,
     LIGHT,
     MEDIUM,
@@ -32,6 +34,7 @@ from layerscope.report.figure_style import (
     WIDTH,
     label_names,
     new_figure,
+    percent,
     plain_axes,
     plain_text,
     quiet_grid,
@@ -47,12 +50,13 @@ Names = dict[str, str] | None
 def bottleneck_figures(analysis: BottleneckAnalysis, margin_macro: float, margin_label: float) -> dict[str, Figure]:
     """File name to figure; figures that have nothing to show (no noise steps, no features) are left out."""
     names = analysis.display_names
+    level = analysis.verdict["overall"]["level"]
     figures: dict[str, Figure | None] = {
-        "t_curve.png": t_curve_figure(analysis.t_curve, margin_macro),
+        "t_curve.png": t_curve_figure(analysis.t_curve, margin_macro, level),
         "label_t_heatmap.png": heat_map_figure(analysis.per_label, names),
-        "collapse.png": collapse_figure(analysis.collapse, analysis.t_curve, names),
+        "collapse.png": collapse_figure(analysis.collapse, analysis.t_curve, level, names),
         "delta_auroc_forest.png": forest_figure(
-            analysis.per_label, analysis.t_curve, margin_macro, margin_label, names
+            analysis.per_label, analysis.verdict, margin_macro, margin_label, names
         ),
         "flips.png": flips_figure(analysis.agreement, names),
         "stage_cosines.png": cosine_figure(analysis.agreement),
@@ -60,11 +64,12 @@ def bottleneck_figures(analysis: BottleneckAnalysis, margin_macro: float, margin
     return {name: figure for name, figure in figures.items() if figure is not None}
 
 
-def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
+def t_curve_figure(rows: Sequence[Row], margin: float, level: float) -> Figure | None:
     """Macro AUROC and AP: without noise, against log-SNR with noise growing to the right, and under the controls.
 
-    rows: t_curve.csv. The AUROC band is the simultaneous band of the difference, placed at the real value; the AP band
-    is pointwise. None where no label is defined.
+    rows: t_curve.csv. level: of its intervals, in (0, 1). The AUROC band is the simultaneous band of the difference,
+    placed at the real value; the AP band is pointwise. Bands are cut at 0 and 1, which no value can pass. None where
+    no label is defined.
     """
     macro = [row for row in rows if row["label"] == MACRO and row["metric"] in ("auroc", "ap")]
     real = {metric: _cell(macro, "real", metric) for metric in ("auroc", "ap")}
@@ -80,6 +85,7 @@ def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
     for panel in panels:
         plain_axes(panel)
         quiet_grid(panel, "y")
+        panel.axhline(0.5, color=GREY, linewidth=0.6, zorder=1)
         panel.axhline(real["auroc"] - margin, color=BLUE, linewidth=0.9, linestyle=(0, (5, 3)), zorder=1)
         for metric, colour, _ in _SERIES:
             panel.axhline(real[metric], color=colour, linewidth=1.0, linestyle=(0, (1, 1.5)), zorder=1)
@@ -93,15 +99,24 @@ def t_curve_figure(rows: Sequence[Row], margin: float) -> Figure | None:
         _categories(panels[-1], macro, controls, "controls")
     panels[0].set_ylabel("macro average over labels")
     panels[0].yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 2)))
-    panels[0].yaxis.set_major_locator(MaxNLocator(8))
+    panels[0].yaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    bottom, top = panels[0].get_ylim()
+    panels[0].set_ylim(max(bottom, 0.0), min(top, 1.0))
     handles: list[Any] = [
         Line2D([], [], color=BLUE, marker="o", markersize=4.5, linewidth=1.5, label="AUROC"),
         Line2D([], [], color=VERMILION, marker="s", markersize=4.5, linewidth=1.5, label="average precision"),
         Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (1, 1.5)), label="real images"),
         Line2D([], [], color=BLUE, linewidth=0.9, linestyle=(0, (5, 3)), label=f"AUROC margin ({short(margin)})"),
+        Line2D([], [], color=GREY, linewidth=0.6, label="chance (AUROC)"),
+        Line2D(
+            [], [], color=GREY, linewidth=1.1, marker="|", linestyle="none", label=f"bars: {percent(level)} interval"
+        ),
     ]
+    if len(steps) > 1:
+        sure = percent(level)
+        handles.append(Patch(color=BLUE, alpha=0.16, linewidth=0, label=f"{sure} simultaneous band (AUROC, all t)"))
+        handles.append(Patch(color=VERMILION, alpha=0.16, linewidth=0, label=f"{sure} band of each t alone (AP)"))
     if steps:
-        handles.append(Patch(color=BLUE, alpha=0.18, linewidth=0, label="band (AUROC: over all t at once)"))
         handles.append(Line2D([], [], color=GREY, marker=".", markersize=4, linestyle="none", label="single draws"))
     figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     return figure
@@ -117,8 +132,8 @@ def _categories(panel: Axes, rows: Sequence[Row], names: Sequence[str], heading:
         y = np.array([row["value"] for row in found])
         offset = -0.09 if metric == "auroc" else 0.09
         x = np.arange(len(names)) + offset
-        bars = _bars(y, [row["ci_lo"] for row in found], [row["ci_hi"] for row in found])
-        panel.errorbar(x, y, bars, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle="none")
+        bars = _bars(y, *_possible([row["ci_lo"] for row in found], [row["ci_hi"] for row in found]))
+        _whole(panel.errorbar(x, y, bars, color=colour, marker=marker, markersize=4.5, linewidth=1.1, linestyle="none"))
     panel.set_xticks(range(len(names)), [plain_text(name) for name in names])
     for tick in panel.get_xticklabels():
         tick.set(rotation=90)
@@ -131,22 +146,22 @@ def _noise_panel(panel: Axes, rows: Sequence[Row], real_auroc: float) -> None:
         mean = _noise_rows(rows, metric)
         x = [row["log_snr"] for row in mean]
         if metric == "auroc":
-            lo = [real_auroc + row["ci_sim_lo"] for row in mean]
-            hi = [min(real_auroc + row["ci_sim_hi"], 1.0) for row in mean]
+            ends = ([real_auroc + row["ci_sim_lo"] for row in mean], [real_auroc + row["ci_sim_hi"] for row in mean])
         else:
-            lo, hi = [row["ci_lo"] for row in mean], [row["ci_hi"] for row in mean]
+            ends = ([row["ci_lo"] for row in mean], [row["ci_hi"] for row in mean])
+        lo, hi = _possible(*ends)
         if len(mean) > 1:
             panel.fill_between(x, lo, hi, color=colour, alpha=0.16, linewidth=0, zorder=1)
         else:
             y = np.array([row["value"] for row in mean])
-            panel.errorbar(x, y, _bars(y, lo, hi), color=colour, linewidth=1.1, linestyle="none")
-        panel.plot(x, [row["value"] for row in mean], color=colour, marker=marker, markersize=4.5, linewidth=1.5)
+            _whole(panel.errorbar(x, y, _bars(y, lo, hi), color=colour, linewidth=1.1, linestyle="none"))
+        values = [row["value"] for row in mean]
+        panel.plot(x, values, color=colour, marker=marker, markersize=4.5, linewidth=1.5, clip_on=False)
         draws = [
             r for r in rows if r["metric"] == metric and isinstance(r["draw"], int) and math.isfinite(r["log_snr"])
         ]
-        panel.scatter(
-            [r["log_snr"] for r in draws], [r["value"] for r in draws], s=5, color=colour, alpha=0.5, linewidths=0
-        )
+        x, values = [r["log_snr"] for r in draws], [r["value"] for r in draws]
+        panel.scatter(x, values, s=5, color=colour, alpha=0.5, linewidths=0, clip_on=False)
     noise_axis(panel, [(row["log_snr"], row["t"]) for row in _noise_rows(rows, "auroc")])
     panel.set_xlabel("log-SNR of the latent (nats); more noise →")
 
@@ -233,10 +248,16 @@ def heat_map_figure(rows: Sequence[Row], display: Names = None) -> Figure | None
     return figure
 
 
-def collapse_figure(collapse: Sequence[Row], t_curve: Sequence[Row], display: Names = None) -> Figure | None:
+def collapse_figure(
+    collapse: Sequence[Row], t_curve: Sequence[Row], level: float, display: Names = None
+) -> Figure | None:
     """How much latent noise each label survives: bars from no noise to the collapse point, with intervals.
 
-    collapse: collapse.csv; t_curve: t_curve.csv, for the axis. None where there are no noise steps.
+    What was seen without noise has a column of its own on the left, because it has no place on a log-SNR axis; what
+    became of each label is written on the right, where no marker can be hit.
+
+    collapse: collapse.csv; t_curve: t_curve.csv, for the axis. level: of the intervals, in (0, 1). None where there are
+    no noise steps.
     """
     steps = [(row["log_snr"], row["t"]) for row in _noise_rows([r for r in t_curve if r["label"] == MACRO], "auroc")]
     if not collapse or not steps:
@@ -249,140 +270,201 @@ def collapse_figure(collapse: Sequence[Row], t_curve: Sequence[Row], display: Na
     )
     bars = [*labels, *(row for row in collapse if row["label"] == MACRO)]
     names = [*label_names([row["label"] for row in labels], display), "macro average"]
-    figure, (ax,) = new_figure(WIDTH, 1.5 + 0.27 * len(bars))
+    figure = Figure(figsize=(WIDTH, 1.7 + 0.29 * len(bars)), layout="constrained")
+    grid = figure.add_gridspec(1, 2, width_ratios=[1, 13], wspace=0.02)
+    clean = figure.add_subplot(grid[0, 0])
+    ax = figure.add_subplot(grid[0, 1], sharey=clean)
+    for panel in (clean, ax):
+        plain_axes(panel)
     noise_axis(ax, steps)
     if start == end:
         start, end = start + 0.5, end - 0.5
     ax.set_xlim(start + 0.04 * (start - end), end - 0.04 * (start - end))
     for place, row in enumerate(bars):
         colour = BLACK if row["label"] == MACRO else BLUE
-        inside = 0.012 * (start - end)
-        match row["state"]:
-            case "collapsed":
-                ax.barh(place, row["collapse_log_snr"] - start, left=start, height=0.56, color=colour, alpha=0.85)
-                lo, hi = (float(np.clip(row[end_], end, start)) for end_ in ("ci_lo", "ci_hi"))
-                ax.plot([hi, lo], [place, place], color=BLACK if colour == BLUE else GREY, linewidth=1.3)
-                ax.plot([hi, lo], [place, place], "|", color=BLACK if colour == BLUE else GREY, markersize=6)
-            case "not_reached":
-                ax.barh(place, end - start, left=start, height=0.56, color=colour, alpha=0.3)
-                ax.text(end + inside, place, "not reached  ▸", ha="right", va="center", fontsize=SMALL, color=BLACK)
-            case "collapsed_at_recon":
-                ax.plot(start, place, "X", color=VERMILION, markersize=7, clip_on=False)
-                ax.text(start - 2 * inside, place, "lost without noise", va="center", fontsize=SMALL, color=VERMILION)
-            case _:
-                reason = str(row["flag"]) or "undefined"
-                ax.text(start - inside, place, reason, va="center", fontsize=SMALL, color=GREY, style="italic")
-        if math.isfinite(row["onset_log_snr"]) and row["state"] != "collapsed_at_recon":
-            ax.plot(
-                row["onset_log_snr"],
-                place,
-                marker="D",
-                markersize=4.5,
-                markerfacecolor="white",
-                markeredgecolor=ORANGE,
-                markeredgewidth=1.5,
-                zorder=5,
-            )
-    ax.set_yticks(range(len(bars)), names)
-    ax.set_ylim(len(bars) - 0.4, -0.6)
+        state = row["state"]
+        if state == "collapsed_at_recon":
+            clean.plot(0, place, "X", color=VERMILION, markersize=7)
+        elif state != "undefined":
+            clean.barh(place, 1, left=-0.5, height=0.56, color=colour, alpha=0.3 if state == "not_reached" else 0.85)
+        if state == "collapsed":
+            ax.barh(place, row["collapse_log_snr"] - start, left=start, height=0.56, color=colour, alpha=0.85)
+            lo, hi = (float(np.clip(row[end_], end, start)) for end_ in ("ci_lo", "ci_hi"))
+            whisker: dict[str, Any] = {
+                "color": BLACK if colour == BLUE else GREY,
+                "marker": "|",
+                "markersize": 6,
+                "linewidth": 1.3,
+            }
+            ax.plot([hi, lo], [place, place], **whisker)
+        elif state == "not_reached":
+            ax.barh(place, end - start, left=start, height=0.56, color=colour, alpha=0.3)
+        if math.isfinite(row["onset_log_snr"]) and state != "collapsed_at_recon" and _NO_ONSET not in row["flag"]:
+            ax.plot(row["onset_log_snr"], place, color=ORANGE, zorder=5, **_ONSET)
+        _beside(ax, place, _fate(row), 8, "left")
+    clean.set_xlim(-0.7, 0.7)
+    clean.set_xticks([0], ["no\nnoise"])
+    clean.tick_params(axis="x", length=0)
+    clean.set_yticks(range(len(bars)), names)
+    clean.set_ylim(len(bars) - 0.4, -0.6)
+    ax.tick_params(labelleft=False, left=False)
+    ax.spines["left"].set_visible(False)
     if len(bars) > 1:
-        ax.axhline(len(bars) - 1.5, color=LIGHT, linewidth=0.8)
+        for panel in (clean, ax):
+            panel.axhline(len(bars) - 1.5, color=LIGHT, linewidth=0.8)
     ax.set_xlabel("log-SNR of the latent (nats); more noise →")
+    _heading(ax, "half lost at log-SNR", 8, "left")
+    onset = "onset: loss beyond the margin is certain"
+    if any(_NO_ONSET in row["flag"] for row in bars):
+        onset += " (never told with too few samples)"
     handles: list[Any] = [
         Patch(color=BLUE, alpha=0.85, label="keeps over half of its AUROC above .5"),
-        Line2D([], [], color=BLACK, marker="|", label="bootstrap interval"),
-        Line2D(
-            [],
-            [],
-            color=ORANGE,
-            marker="D",
-            markerfacecolor="white",
-            linestyle="none",
-            markersize=5,
-            label="onset: loss beyond the margin",
-        ),
+        Line2D([], [], color=ORANGE, linestyle="none", label=onset, **_ONSET),
     ]
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
+    states = {row["state"] for row in bars}
+    if "collapsed" in states:
+        ends = f"{percent(level)} bootstrap interval of its end"
+        handles.append(Line2D([], [], color=BLACK, marker="|", label=ends))
+    if "not_reached" in states:
+        handles.insert(1, Patch(color=BLUE, alpha=0.3, label="keeps it at every step"))
+    if "collapsed_at_recon" in states:
+        cross = "half is lost already without noise"
+        handles.append(Line2D([], [], color=VERMILION, marker="X", markersize=7, linestyle="none", label=cross))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
     return figure
+
+
+# How collapse.csv flags a point above the first step, and a label that has too few samples for an onset.
+_BOUND, _NO_ONSET = "the point is a bound", "no onset"
+_ONSET: dict[str, Any] = {"marker": "D", "markersize": 4.5, "markerfacecolor": "white", "markeredgewidth": 1.5}
+
+
+def _fate(row: Row) -> str:
+    """What became of a label under noise, in a few words or as its collapse point."""
+    match row["state"]:
+        case "collapsed_at_recon":
+            return "lost without noise"
+        case "collapsed":
+            return "lost by the first step" if _BOUND in row["flag"] else short(row["collapse_log_snr"], 1)
+        case "not_reached":
+            return "not reached"
+        case _:
+            reasons = [part for part in str(row["flag"]).split("; ") if part.startswith("undefined")]
+            return textwrap.fill(reasons[0] if reasons else "undefined", 24)
 
 
 def forest_figure(
     per_label: Sequence[Row],
-    t_curve: Sequence[Row],
+    verdict: Mapping[str, Any],
     margin_macro: float,
     margin_label: float,
     display: Names = None,
 ) -> Figure | None:
     """ΔAUROC on reconstructions per label and macro, with intervals, the margins, and verdict colours.
 
-    per_label, t_curve: the CSV tables. Thick: interval of the label alone. Thin: simultaneous over
-    labels, which decides.
+    per_label: the CSV table, for the interval of each label alone (thick). verdict: ``verdict`` of summary.json, which
+    decides: its words give colours and markers, its intervals, simultaneous over labels, are the thin lines. Hollow: a
+    label that is withheld because it has too few samples. The macro average is the one that was judged.
     """
-    found = [row for row in per_label if row["metric"] == "auroc" and row["condition"] == "recon"]
-    macro = next(r for r in t_curve if r["label"] == MACRO and r["metric"] == "auroc" and r["condition"] == "recon")
-    if not found:
+    overall, entries = verdict["overall"], sorted(verdict["per_label"], key=_loss)
+    if not entries:
         return None
-    cells = {row["label"]: row for row in found}
-    labels = _sorted_labels(found)
-    names = [*label_names(labels, display), "macro average"]
-    figure, (ax,) = new_figure(WIDTH, 1.25 + 0.29 * len(names))
-    shown: set[str] = set()
-    edges = [0.0, -margin_label]
-    for place, row in enumerate([*(cells[label] for label in labels), macro]):
-        is_macro = row is macro
-        lo, hi = (macro["delta_ci_lo"], macro["delta_ci_hi"]) if is_macro else (row["ci_sim_lo"], row["ci_sim_hi"])
-        verdict = decide(row["delta"], lo, hi, margin_macro if is_macro else margin_label)
-        shown.add(verdict)
-        colour = VERDICT_COLOURS[verdict]
-        if verdict == "undefined":
+    alone = {row["label"]: row for row in per_label if row["metric"] == "auroc" and row["condition"] == "recon"}
+    names = [*label_names([entry["label"] for entry in entries], display), _macro_name(overall)]
+    figure, (ax,) = new_figure(WIDTH, 1.45 + 0.29 * len(names))
+    shown: dict[tuple[str, bool], None] = {}
+    edges = [0.0, -margin_label, -margin_macro]
+    _heading(ax, "AUROC\nreal", 34, "right")
+    _heading(ax, "ΔAUROC [interval]", 48, "left")
+    _heading(ax, "posi-\ntives", 184, "right")
+    for place, entry in enumerate([*entries, overall]):
+        real, delta, lo, hi = (_number(entry[key]) for key in ("auroc_real", "delta_auroc", "ci_lo", "ci_hi"))
+        _beside(ax, place, str(entry.get("n_pos", "")), 184, "right")
+        if not math.isfinite(delta):
+            _beside(ax, place, f"undefined: {entry['reason']}", 48, "left")
             continue
-        edges += [value for value in (lo, hi, row["delta"]) if math.isfinite(value)]
-        ax.plot([lo, hi], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
-        ax.plot(
-            [row["delta_ci_lo"], row["delta_ci_hi"]], [place, place], color=colour, linewidth=3, solid_capstyle="butt"
-        )
-        marker = "D" if is_macro else VERDICT_MARKERS[verdict]
-        ax.plot(
-            row["delta"],
-            place,
-            marker,
-            color=colour,
-            markersize=5.5,
-            markeredgecolor="white",
-            markeredgewidth=0.5,
-            zorder=4,
-        )
+        _beside(ax, place, short(real, 2), 34, "right")
+        _beside(ax, place, f"{short(delta, sign=True)}  [{short(lo, sign=True)}, {short(hi, sign=True)}]", 48, "left")
+        look = (entry["verdict"], _is_withheld(entry))
+        shown[look] = None
+        colour = VERDICT_COLOURS[look[0]]
+        thick = (lo, hi)
+        if entry is not overall:
+            thick = (alone[entry["label"]]["delta_ci_lo"], alone[entry["label"]]["delta_ci_hi"])
+            ax.plot([lo, hi], [place, place], color=colour, linewidth=1.2, solid_capstyle="butt")
+        ax.plot(thick, [place, place], color=colour, linewidth=3, solid_capstyle="butt")
+        ax.plot(delta, place, zorder=4, **_verdict_look(*look))
+        edges += [value for value in (lo, hi, delta, *thick) if math.isfinite(value)]
     span = max(edges) - min(edges)
-    left, right = min(edges) - 0.05 * span, max(edges) + 0.05 * span
     last = len(names) - 1
     ax.axvline(0, color=GREY, linewidth=0.9, zorder=0)
     ax.plot([-margin_label] * 2, [-0.6, last - 0.5], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     ax.plot([-margin_macro] * 2, [last - 0.5, last + 0.5], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), zorder=0)
     ax.axhline(last - 0.5, color=LIGHT, linewidth=0.8)
-    ax.set_xlim(left, right)
+    ax.set_xlim(min(edges) - 0.05 * span, max(edges) + 0.05 * span)
     ax.set_ylim(last + 0.5, -0.6)
     ax.set_yticks(range(len(names)), names)
     signed_ticks(ax, "x")
     ax.set_xlabel("ΔAUROC of the reconstruction (recon − real)")
-    for place, row in enumerate([*(cells[label] for label in labels), macro]):
-        if math.isfinite(row["delta"]):
-            lo, hi = (row["delta_ci_lo"], row["delta_ci_hi"]) if row is macro else (row["ci_sim_lo"], row["ci_sim_hi"])
-            text = f"{short(row['delta'], sign=True)}  [{short(lo, sign=True)}, {short(hi, sign=True)}]"
-            count = "" if row["n_pos"] is None else f"{row['n_pos']} pos."
-        else:
-            text, count = str(row["flag"]), ""
-        _beside(ax, place, text, 8, "left")
-        _beside(ax, place, count, 158, "right")
-    handles: list[Any] = [
-        Line2D([], [], color=VERDICT_COLOURS[v], marker=VERDICT_MARKERS[v], markersize=6, linestyle="none", label=v)
-        for v in VERDICT_COLOURS
-        if v in shown and v != "undefined"
-    ]
+    handles: list[Any] = []
+    for word in VERDICT_COLOURS:
+        for few in (False, True):
+            if (word, few) in shown:
+                note = {"undefined": "undefined: not recognised on real images"}.get(word, word)
+                name = f"{word}: too few samples" if few else note
+                handles.append(Line2D([], [], linestyle="none", label=name, **_verdict_look(word, few)))
+    sure = percent(overall["level"])
     handles.append(Line2D([], [], color=BLACK, linewidth=1.0, linestyle=(0, (4, 3)), label="margin"))
-    handles.append(Line2D([], [], color=GREY, linewidth=3, label="interval of one label"))
-    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label="of all at once"))
-    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
+    handles.append(Line2D([], [], color=GREY, linewidth=3, label=f"{sure}, one label (or the average) alone"))
+    handles.append(Line2D([], [], color=GREY, linewidth=1.2, label=f"{sure}, all labels jointly (in brackets)"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, fontsize=SMALL, frameon=False)
     return figure
+
+
+def _is_withheld(entry: Mapping[str, Any]) -> bool:
+    """Whether there were too few samples for any other verdict ("only 3 positives", "every label has too few")."""
+    return entry["verdict"] == "inconclusive" and entry["reason"].startswith(("only ", "every label has too few"))
+
+
+def _verdict_look(verdict: str, too_few: bool) -> dict[str, Any]:
+    """Marker of a verdict; hollow where it was withheld because of too few samples."""
+    colour = VERDICT_COLOURS[verdict]
+    look: dict[str, Any] = {"color": colour, "marker": VERDICT_MARKERS[verdict], "markersize": 6}
+    if too_few:
+        return {**look, "markerfacecolor": "white", "markeredgewidth": 1.5}
+    return look if look["marker"] == "x" else {**look, "markeredgecolor": "white", "markeredgewidth": 0.5}
+
+
+def _macro_name(overall: Mapping[str, Any]) -> str:
+    left_out = len(overall["labels_left_out"])
+    return f"macro average\n({overall['n_labels_used']} labels; {left_out} left out)" if left_out else "macro average"
+
+
+def _number(value: float | None) -> float:
+    """Undefined numbers are null in summary.json."""
+    return math.nan if value is None else float(value)
+
+
+def _loss(entry: Mapping[str, Any]) -> float:
+    """Sorts the largest loss first and undefined labels last."""
+    delta = _number(entry["delta_auroc"])
+    return delta if math.isfinite(delta) else math.inf
+
+
+def _heading(ax: Axes, text: str, points: float, align: str) -> None:
+    """Head of a text column that ``_beside`` fills."""
+    ax.annotate(
+        text,
+        (1.0, 1.0),
+        xycoords="axes fraction",
+        xytext=(points, 3),
+        textcoords="offset points",
+        ha=align,
+        va="bottom",
+        fontsize=SMALL,
+        fontweight="bold",
+        color=BLACK,
+    )
 
 
 def _beside(ax: Axes, place: int, text: str, points: float, align: str) -> None:
@@ -466,46 +548,53 @@ def cosine_figure(rows: Sequence[Row]) -> Figure | None:
     # The embedding lies behind the last stage.
     sources.sort(key=lambda source: source == "embedding")
     noise = _noise_names(found)
-    figure, panels = new_figure(WIDTH if noise else 0.65 * WIDTH, 3.5, 2 if noise else 1)
-    left = panels[0]
-    quiet_grid(left, "y")
-    series: list[tuple[str, str, str, str]] = [
-        ("pooled", "pooled maps", BLUE, "o"),
-        ("position", "per position", VERMILION, "s"),
-        ("", "embedding", PURPLE, "D"),
-    ]
-    lowest = 0.0
+    figure = Figure(figsize=(WIDTH, 6.4 if noise else 3.6), layout="constrained")
+    grid = figure.add_gridspec(2 if noise else 1, 2)
+    raw, normalised = (figure.add_subplot(grid[0, column]) for column in (0, 1))
+    names = [plain_text(source) for source in sources]
+    for panel, heading in ((raw, "cosine"), (normalised, "normalised cosine")):
+        plain_axes(panel)
+        quiet_grid(panel, "y")
+        panel.set_xticks(range(len(sources)), names, rotation=35, ha="right")
+        panel.set_xlim(-0.5, len(sources) - 0.5)
+        panel.set_ylabel(f"{heading} to the original")
+        panel.yaxis.set_major_formatter(FuncFormatter(_cosine_text))
+    raw.set_title("reconstruction, shallow to deep", fontsize=MEDIUM)
+    normalised.set_title("(cosine − null) / (1 − null)", fontsize=MEDIUM)
+    normalised.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
     handles: list[Any] = []
-    for kind, name, colour, marker in series:
+    for kind, (name, shift, look) in _KINDS.items():
         own = [metric for metric in metrics if _kind(metric) == kind]
-        if not own:
-            continue
-        shift = {"pooled": -0.13, "position": 0.13, "": 0.0}[kind]
         for metric in own:
             x = sources.index(_source(metric)) + shift
-            row, null = cells["recon", metric], cells["null", metric]["value"]
-            y = np.array([row["value"]])
-            left.errorbar([x], y, _bars(y, [row["ci_lo"]], [row["ci_hi"]]), color=colour, marker=marker, markersize=5.5)
-            left.plot([x - 0.11, x + 0.11], [null, null], color=colour, linewidth=2, alpha=0.55)
-            normalised = cells["recon", f"{metric}_normalised"]["value"]
-            left.plot(x, normalised, marker=marker, markersize=5.5, markerfacecolor="white", markeredgecolor=colour)
-            lowest = min([lowest, *(v for v in (null, normalised, row["value"]) if math.isfinite(v))])
-        handles.append(Line2D([], [], color=colour, marker=marker, markersize=5.5, linestyle="none", label=name))
+            null = cells["null", metric]["value"]
+            raw.plot([x - 0.13, x + 0.13], [null, null], color=look["color"], linewidth=2, alpha=0.6)
+            for panel, shown in ((raw, metric), (normalised, f"{metric}_normalised")):
+                row = cells["recon", shown]
+                y = np.array([row["value"]])
+                panel.errorbar([x], y, _bars(y, [row["ci_lo"]], [row["ci_hi"]]), markersize=5.5, **look)
+        if own:
+            handles.append(Line2D([], [], markersize=5.5, linestyle="none", label=name, **look))
+    bottom, top = normalised.get_ylim()
+    normalised.set_ylim(min(bottom, -0.05), max(top, 0.05))
     handles += [
-        Line2D([], [], color=GREY, marker="o", markerfacecolor="white", linestyle="none", label="normalised"),
-        Line2D([], [], color=GREY, linewidth=2, alpha=0.7, label="null: other images"),
+        Line2D([], [], color=GREY, linewidth=2, label="null: pairs of different originals"),
+        Line2D([], [], color=GREY, linewidth=1.0, linestyle=(0, (4, 3)), label="0: as unlike as different originals"),
     ]
-    left.set_xticks(range(len(sources)), [plain_text(source) for source in sources], rotation=35, ha="right")
-    left.set_xlim(-0.5, len(sources) - 0.5)
-    left.set_ylim(lowest - 0.04 if lowest < 0 else 0, 1.03)
-    left.set_ylabel("cosine to the original image")
-    left.set_title("reconstruction, shallow to deep", fontsize=MEDIUM)
-    columns = 5 if noise else 3
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns, fontsize=SMALL, frameon=False)
-    left.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    figure.legend(handles=handles, loc="outside lower center", ncols=3, fontsize=SMALL, frameon=False)
     if noise:
-        _cosines_over_noise(panels[1], cells, metrics, sources, noise)
+        below = figure.add_subplot(grid[1, :])
+        plain_axes(below)
+        _cosines_over_noise(below, cells, metrics, sources, noise)
     return figure
+
+
+# Kind of feature: its name, where it stands beside its stage, and its look.
+_KINDS: dict[str, tuple[str, float, dict[str, Any]]] = {
+    "pooled": ("pooled maps", -0.16, {"color": BLUE, "marker": "o"}),
+    "position": ("per position", 0.16, {"color": VERMILION, "marker": "s"}),
+    "": ("embedding", 0.0, {"color": BLACK, "marker": "D"}),
+}
 
 
 def _cosines_over_noise(
@@ -519,34 +608,36 @@ def _cosines_over_noise(
 
     Pooled maps are left to the table: different originals are so alike there that (cos − null)/(1 − null) runs away.
     """
-    shades = _shades(len(sources))
     quiet_grid(panel, "y")
     panel.axhline(0, color=GREY, linewidth=1.0, linestyle=(0, (4, 3)))
-    for source, shade in zip(sources, shades):
+    for place, source in enumerate(sources):
         metric = next(m for m in metrics if _source(m) == source and _kind(m) in ("position", ""))
         across = [cells[name, f"{metric}_normalised"] for name in noise]
+        colour, marker = (BLACK, "D") if source == "embedding" else _STAGES[place % len(_STAGES)]
         panel.plot(
             [row["log_snr"] for row in across],
             [row["value"] for row in across],
-            color=PURPLE if source == "embedding" else shade,
-            marker="D" if source == "embedding" else "o",
-            markersize=4,
+            color=colour,
+            marker=marker,
+            markersize=4.5,
             linewidth=1.5,
+            # A teacher with more stages than colours: the second round is dashed.
+            linestyle="-" if place < len(_STAGES) else (0, (4, 2)),
             label=plain_text(source),
         )
     first = f"{metrics[0]}_normalised"
     noise_axis(panel, [(cells[name, first]["log_snr"], int(cells[name, first]["t"])) for name in noise])
-    panel.set_xlabel("log-SNR (nats); more noise →")
-    panel.legend(fontsize=SMALL - 0.5, frameon=False, loc="best")
-    panel.set_ylabel("normalised cosine (per position)")
-    panel.yaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 1) if value else "0"))
+    panel.set_xlabel("log-SNR of the latent (nats); more noise →")
+    panel.legend(fontsize=SMALL, frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    panel.set_ylabel("normalised cosine, per position")
+    panel.yaxis.set_major_formatter(FuncFormatter(_cosine_text))
 
 
-def _shades(n: int) -> list[str]:
-    """From light to dark blue, one per stage."""
-    steps = np.linspace(0.25, 1.0, max(n, 2))[:n]
-    light, dark = np.array([0.72, 0.84, 0.93]), np.array([0.0, 0.2, 0.42])
-    return ["#" + "".join(f"{round(255 * c):02x}" for c in light + (dark - light) * step) for step in steps]
+_STAGES = ((BLUE, "o"), (ORANGE, "s"), (GREEN, "^"), (VERMILION, "v"), (SKY, "P"), (PURPLE, "X"))
+
+
+def _cosine_text(value: float, _: int | None = None) -> str:
+    return "0" if abs(value) < 1e-9 else f"{value:.2g}".replace("-", MINUS).replace("0.", ".", 1)
 
 
 def _source(metric: str) -> str:
@@ -598,6 +689,17 @@ def _sorted_labels(recon: Sequence[Row]) -> list[str]:
     return [row["label"] for row in [*defined, *undefined]]
 
 
-def _bars(value: np.ndarray, lo: Sequence[float], hi: Sequence[float]) -> np.ndarray:
+def _bars(value: np.ndarray, lo: Sequence[float] | np.ndarray, hi: Sequence[float] | np.ndarray) -> np.ndarray:
     """Lengths of error bars below and above; none where the interval is unknown."""
     return np.nan_to_num(np.maximum([value - np.asarray(lo), np.asarray(hi) - value], 0.0))
+
+
+def _possible(lo: Sequence[float], hi: Sequence[float]) -> tuple[np.ndarray, np.ndarray]:
+    """Ends of intervals within [0, 1], which AUROC and AP cannot leave."""
+    return np.clip(lo, 0.0, 1.0), np.clip(hi, 0.0, 1.0)
+
+
+def _whole(bars: ErrorbarContainer) -> None:
+    """Markers at 0 or 1 are shown whole although the axis ends there."""
+    for artist in bars.get_children():
+        artist.set_clip_on(False)

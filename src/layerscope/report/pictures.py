@@ -8,13 +8,16 @@ from pathlib import Path
 import matplotlib
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageDraw, ImageFont
 from scipy.ndimage import binary_erosion, uniform_filter
 
 Picture = NDArray[np.uint8]
 
 _PANEL = 256
 _GAP = 6
+_FONT = 15
+_LINE = 24
+"""Pixels: an enlarged crop's side, the space between two, and the size and height of a line of text."""
 
 
 def write_png(path: Path, image: Picture) -> None:
@@ -39,7 +42,8 @@ def crop_comparison(images: dict[str, Picture], scale: float, side: int | None =
 
     The black surround of a fundus or endoscope picture, and its rim, are left out while there is anything else.
     images: "real", "recon" and further conditions, uint8 (H, W, 3). The crop has a quarter of the image's side, at
-    least 32 pixels, and is enlarged without smoothing, so that a lesion of three pixels can be seen.
+    least 32 pixels, and is enlarged without smoothing, so that a lesion of three pixels can be seen. A title and a
+    caption over each panel say what is shown; scale: 8-bit levels of the difference's strongest colour.
     """
     change = _change(images["real"], images["recon"])
     height, width = change.shape
@@ -49,10 +53,38 @@ def crop_comparison(images: dict[str, Picture], scale: float, side: int | None =
     top = int(np.clip(y - side // 2, 0, height - side))
     left = int(np.clip(x - side // 2, 0, width - side))
     window = (slice(top, top + side), slice(left, left + side))
-    panels = [image[window] for image in images.values()] + [_colours(change[window], scale)]
-    enlarged = [np.asarray(Image.fromarray(p).resize((_PANEL, _PANEL), Image.Resampling.NEAREST)) for p in panels]
-    gap = np.full((_PANEL, _GAP, 3), 255, dtype=np.uint8)
-    return np.concatenate([part for panel in enlarged for part in (panel, gap)][:-1], axis=1)
+    panels = {_caption(name): image[window] for name, image in images.items()}
+    panels[f"difference, blue −{scale:.0f} to red +{scale:.0f}"] = _colours(change[window], scale)
+    where = f"Place of the largest pixel change, {side} × {side} pixels"
+    title = f"{where}; difference: recon − original, in levels of 255"
+    # The first line is the title, the second holds the captions.
+    canvas = Image.new("RGB", (len(panels) * (_PANEL + _GAP) - _GAP, 2 * _LINE + _PANEL), "white")
+    draw, font = ImageDraw.Draw(canvas), _font()
+    draw.text((2, 3), title, fill="black", font=font)
+    for place, (caption, panel) in enumerate(panels.items()):
+        edge = place * (_PANEL + _GAP)
+        draw.text((edge + 2, _LINE + 2), _fitting(caption, font), fill="black", font=font)
+        enlarged = Image.fromarray(panel).resize((_PANEL, _PANEL), Image.Resampling.NEAREST)
+        canvas.paste(enlarged, (edge, 2 * _LINE))
+    return np.asarray(canvas)
+
+
+def _caption(condition: str) -> str:
+    return {"real": "original", "recon": "reconstruction"}.get(condition, f"noisy, {condition}")
+
+
+def _font() -> ImageFont.FreeTypeFont:
+    """The font of the figures, which comes with matplotlib."""
+    return ImageFont.truetype(f"{matplotlib.get_data_path()}/fonts/ttf/DejaVuSans.ttf", _FONT)
+
+
+def _fitting(text: str, font: ImageFont.FreeTypeFont) -> str:
+    """The text, or as much of it as one panel is wide."""
+    if font.getlength(text) <= _PANEL:
+        return text
+    while font.getlength(f"{text}…") > _PANEL:
+        text = text[:-1]
+    return f"{text}…"
 
 
 def _inside(original: Picture, rim: int) -> NDArray[np.bool_]:
