@@ -449,10 +449,10 @@ def test_artifacts_import_no_torch_and_no_lightning() -> None:
 
 
 def test_every_column_is_described() -> None:
-    from layerscope.artifacts import tables
+    from layerscope.artifacts import HISTORY_COLUMNS, tables
 
     text = (Path(__file__).parents[1] / "docs/artifacts.md").read_text(encoding="utf-8")
-    for column in {*tables.LONG_COLUMNS, *tables.COLLAPSE_COLUMNS, *tables.CLASSIFIER_COLUMNS}:
+    for column in {*tables.LONG_COLUMNS, *tables.COLLAPSE_COLUMNS, *tables.CLASSIFIER_COLUMNS, *HISTORY_COLUMNS}:
         assert f"`{column}`" in text, column
     for name in vars(bottleneck_scores()):
         assert f"`{name}`" in text, name
