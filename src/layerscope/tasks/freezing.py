@@ -76,13 +76,13 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
     stay on. Modules without parameters follow the one around them. The rest is left as it is, so a task calls this
     after ``train()``::
 
-        def train(self, mode: bool = True) -> Self:
+        def train(self, mode: bool = True) -> AutoencoderTraining:
             super().train(mode)
             keep_frozen_in_eval(self.autoencoder)
             return self
 
-    and in ``on_train_start``: Lightning does not call ``train()`` itself, and after validation it restores the modes that
-    it found. (In the constructor it would serve as well, but Lightning warns of evaluation mode found before that hook.)
+    and in ``on_train_start``: Lightning does not call ``train()`` itself, and after validation it restores the modes
+    that it found. (The constructor would serve as well, but Lightning warns of evaluation mode before that hook.)
     """
     parameters = list(module.parameters())
     if parameters and not any(parameter.requires_grad for parameter in parameters):
