@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
+from layerscope.models.latent_width import check_latent_channels, with_latent_channels
 from layerscope.models.ldm import build_random_ldm, load_ldm_file
 from layerscope.models.posterior import GaussianPosterior, PointPosterior
 from layerscope.models.sources import build_random, load_pretrained
@@ -43,11 +44,14 @@ class DiffusersAutoencoder(nn.Module):
             1e-5, away from seams); ``layerscope.models.tiling`` says by how much the others' changes.
         tile_size: side of a tile in pixels; by default the model's own (``sample_size``, or 512).
         seed: of random weights; None draws from torch's global generator.
-        initial_logvar: where the posterior's log-variance starts; for random AutoencoderKL only. -6 lets a small VAE
-            learn much faster than diffusers' start near 0.
+        initial_logvar: where the posterior's log-variance starts; for an AutoencoderKL whose last layer of the encoder
+            is random. -6 lets a small VAE learn much faster than diffusers' start near 0.
+        latent_channels: another width for the latent of an AutoencoderKL read from ``source``; tensors whose shape
+            depends on it start new from ``seed``, and its factors are reset (``layerscope.models.latent_width``).
 
     Attributes:
         model: the diffusers module; train it, and export with ``save``.
+        new_tensors: names of the tensors of ``model`` that ``latent_channels`` made new.
 
     Raises:
         ConfigurationError: arguments that do not go together or do not describe a model.
@@ -65,6 +69,7 @@ class DiffusersAutoencoder(nn.Module):
         tile_size: int | None = None,
         seed: int | None = None,
         initial_logvar: float | None = None,
+        latent_channels: int | None = None,
     ) -> None:
         super().__init__()
         if dtype not in DTYPES:
@@ -75,9 +80,13 @@ class DiffusersAutoencoder(nn.Module):
             original_config = str(here_or_shipped(original_config))
         if source is not None:  # a hub id stays what it is
             source = str(here_or_shipped(source)) if shipped(source).exists() else source
+        check_latent_channels(latent_channels, source)
         self.model = _build(source, subfolder, original_config, architecture, seed)
+        self.new_tensors: tuple[str, ...] = ()
+        if latent_channels is not None:
+            self.model, self.new_tensors = with_latent_channels(self.model, latent_channels, seed)
         if initial_logvar is not None:
-            if source is not None:
+            if source is not None and not self.new_tensors:
                 raise ConfigurationError(
                     "initial_logvar sets the start of a random autoencoder; with trained weights from source it would "
                     "overwrite part of the encoder. Remove it."
