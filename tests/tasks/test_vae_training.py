@@ -16,6 +16,7 @@ from torch import nn
 
 from layerscope.artifacts import read_summary
 from layerscope.cli import main
+from layerscope.data.hashing import weights_hash
 from layerscope.data.multilabel import MultilabelImages
 from layerscope.data.phantom.write import write_phantom
 from layerscope.errors import ConfigurationError
@@ -171,6 +172,23 @@ def test_noisy_latents_are_decoded_beside_the_clean_ones(small: DiffusersAutoenc
     assert float(loss.detach()) == pytest.approx(rec + 0.5 * noisy)
     loss.backward()
     assert all(p.grad is not None for p in small.model.decoder.parameters())  # type: ignore[union-attr]
+
+
+def test_only_the_chosen_side_trains_and_the_checkpoint_says_which(phantom: Path, tmp_path: Path) -> None:
+    config = settings(phantom, max_epochs=2, callbacks=[LAST, SUMMARY])
+    config["model"]["init_args"]["train"] = "decoder"
+    torch.manual_seed(0)
+    DiffusersAutoencoder(architecture=ARCHITECTURE).save(tmp_path / "start")
+    config["model"]["init_args"]["autoencoder"]["init_args"] = {"source": str(tmp_path / "start")}
+    checkpoint = torch.load(fit(tmp_path, "run", config) / "checkpoints" / "last.ckpt", weights_only=True)
+    assert checkpoint["layerscope_autoencoder"]["trained"] == "decoder"
+    start = DiffusersAutoencoder(source=str(tmp_path / "start"))
+    assert checkpoint["layerscope_autoencoder"]["start_hash"] == weights_hash(start)
+    for name, value in start.state_dict().items():
+        moved = not torch.equal(value, checkpoint["state_dict"][f"autoencoder.{name}"])
+        is_decoder = name.startswith(("model.decoder.", "model.post_quant_conv."))
+        # The gradient of the attention's key bias is zero but for rounding.
+        assert moved == is_decoder or name.endswith("to_k.bias"), name
 
 
 def test_noise_without_a_term_that_reads_it_and_the_reverse_are_refused(small: DiffusersAutoencoder) -> None:

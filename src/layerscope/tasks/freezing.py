@@ -21,9 +21,10 @@ _ADAPTER = "model."
 """Under which name an adapter keeps the model inside."""
 
 
-def select_trainable(
-    autoencoder: nn.Module, train: Literal["all", "decoder", "encoder"] = "all", freeze: Sequence[str] = ()
-) -> list[str]:
+TrainedPart = Literal["all", "decoder", "encoder"]
+
+
+def select_trainable(autoencoder: nn.Module, train: TrainedPart = "all", freeze: Sequence[str] = ()) -> list[str]:
     """Sets ``requires_grad`` of every parameter, whatever it was before, and returns the names of the trainable ones.
 
     Call it before the optimizer and DDP see the parameters. Frozen modules also need ``keep_frozen_in_eval``.
@@ -69,6 +70,15 @@ def select_trainable(
     return chosen
 
 
+def trained_part(autoencoder: nn.Module) -> TrainedPart:
+    """Which side really trains, by the parameters and not by the setting: all of one side may be frozen by patterns."""
+    trainable = [name for name, parameter in autoencoder.named_parameters() if parameter.requires_grad]
+    for side in ("decoder", "encoder"):
+        if trainable and all(_part(name) in _SIDES[side] for name in trainable):
+            return side
+    return "all"
+
+
 def keep_frozen_in_eval(module: nn.Module) -> None:
     """Puts every sub-module whose parameters are all frozen into evaluation mode, with everything inside it.
 
@@ -93,7 +103,7 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
 
 
 def _of_side(side: Literal["decoder", "encoder"], names: Sequence[str], autoencoder: nn.Module) -> list[str]:
-    parts = [next((part for part in name.split(".") if part in _PARTS), None) for name in names]
+    parts = [_part(name) for name in names]
     if side not in parts:
         top = sorted({name.removeprefix(_ADAPTER).split(".")[0] for name in names})
         raise ConfigurationError(
@@ -102,6 +112,11 @@ def _of_side(side: Literal["decoder", "encoder"], names: Sequence[str], autoenco
             f"patterns apply, such as {top[0] if top else 'part'}.*."
         )
     return [name for name, part in zip(names, parts) if part in _SIDES[side]]
+
+
+def _part(name: str) -> str | None:
+    """The first of the four parts that is a component of a parameter's name."""
+    return next((part for part in name.split(".") if part in _PARTS), None)
 
 
 def _matched(pattern: str, names: Sequence[str]) -> list[str]:

@@ -18,6 +18,7 @@ from layerscope.functional.reconstruction import kl_divergence
 from layerscope.losses import KL, L1, LatentNoise, LossInputs, RunningLatentStd, WeightedSum
 from layerscope.metrics.reconstruction import ReconstructionQuality
 from layerscope.protocols import Autoencoder
+from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
 from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
@@ -37,6 +38,8 @@ class AutoencoderTraining(LightningModule):
         autoencoder: a module that satisfies ``layerscope.protocols.Autoencoder``.
         losses: terms of ``layerscope.losses`` or your own; by default L1 and KL with weight 1e-6.
         latent_noise: noise z̃ on the latents, for terms that read the reconstruction of z̃.
+        train: ``all``, or only the ``decoder`` or the ``encoder`` side (``tasks.freezing``).
+        freeze: patterns of further parameters that stay as they are: globs, or ``re:...``.
         crop_size: train on random square crops of this side; whole images by default.
         optimizer: called with the trainable parameters, ``torch.optim.AdamW`` by default.
         lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``.
@@ -53,6 +56,8 @@ class AutoencoderTraining(LightningModule):
         autoencoder: nn.Module,
         losses: list[nn.Module] | None = None,
         latent_noise: LatentNoise | None = None,
+        train: TrainedPart = "all",
+        freeze: list[str] | None = None,
         crop_size: int | None = None,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         lr_schedule: LearningRateSchedule = "cosine",
@@ -65,6 +70,7 @@ class AutoencoderTraining(LightningModule):
         if not isinstance(autoencoder, Autoencoder):
             raise ConfigurationError(f"{type(autoencoder).__name__} is no layerscope.protocols.Autoencoder.")
         self.autoencoder = cast(Any, autoencoder)
+        self.trainable = select_trainable(autoencoder, train, freeze or [])
         self.losses = WeightedSum([L1(), KL()] if losses is None else losses)
         if self.losses.needs_noisy_recon and latent_noise is None:
             raise ConfigurationError(
@@ -90,11 +96,24 @@ class AutoencoderTraining(LightningModule):
         self.batches = 0
         self._start_hash: str | None = None
 
+    @property
+    def _network(self) -> nn.Module:
+        """The autoencoder as the module it is, besides satisfying the protocol."""
+        return cast(nn.Module, self.autoencoder)
+
     # -- fit -----------------------------------------------------------------------------------------------------
+
+    def train(self, mode: bool = True) -> AutoencoderTraining:
+        super().train(mode)
+        keep_frozen_in_eval(self._network)
+        return self
+
+    def on_train_start(self) -> None:
+        keep_frozen_in_eval(self._network)  # not only in train(), which Lightning does not call when fit begins
 
     def setup(self, stage: str) -> None:
         if stage == "fit" and self._start_hash is None:
-            self._start_hash = weights_hash(cast(nn.Module, self.autoencoder))
+            self._start_hash = weights_hash(self._network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(self.batch_seed())
@@ -187,7 +206,7 @@ class AutoencoderTraining(LightningModule):
             checkpoint["layerscope_autoencoder"] = AutoencoderRecord(
                 config=_plain(config),
                 start_hash=self._start_hash,
-                trained="all",
+                trained=trained_part(self._network),
                 data_hash=None,
                 losses={str(term.name): float(term.weight) for term in self.losses.terms},  # type: ignore[arg-type]
                 metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
