@@ -19,16 +19,11 @@ from layerscope.artifacts.tables import COLLAPSE_COLUMNS
 from layerscope.report.bottleneck import AnalysisSettings, BottleneckAnalysis, analyse_bottleneck
 from layerscope.report.classifier import analyse_classifier
 from layerscope.report.figure_style import VERDICT_COLOURS, png, short_name
-from layerscope.report.figures_bottleneck import (
-    bottleneck_figures,
-    collapse_figure,
-    cosine_figure,
-    flips_figure,
-    forest_figure,
-    heat_map_figure,
-    t_curve_figure,
-)
+from layerscope.report.figures_bottleneck import bottleneck_figures
 from layerscope.report.figures_classifier import classifier_figures
+from layerscope.report.figures_cosines import cosine_figure
+from layerscope.report.figures_loss import flips_figure, forest_figure
+from layerscope.report.figures_noise import collapse_figure, heat_map_figure, t_curve_figure
 from layerscope.report.pictures import crop_comparison
 
 SETTINGS = AnalysisSettings(n_bootstrap=50)
