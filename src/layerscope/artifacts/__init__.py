@@ -3,13 +3,18 @@
 docs/artifacts.md describes every file and every column.
 """
 
-from layerscope.artifacts.names import safe_file_name
+from layerscope.artifacts.names import mirrored_file_name, safe_file_name
+from layerscope.artifacts.pictures import PictureFormat, encode_picture, read_picture
 from layerscope.artifacts.run_directory import (
+    UNFINISHED,
     UNREPORTED_SCORES,
     RunDirectory,
     Stage,
     open_run_directory,
     read_summary,
+    to_plain,
+    write_file,
+    write_json_file,
     write_table,
 )
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
@@ -20,16 +25,24 @@ from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 __all__ = [
     "LONG_COLUMNS",
     "SCHEMA_VERSION",
+    "UNFINISHED",
     "UNREPORTED_SCORES",
     "BottleneckScores",
     "ClassifierScores",
+    "PictureFormat",
     "RunDirectory",
     "Stage",
     "Thresholds",
+    "encode_picture",
+    "mirrored_file_name",
     "open_run_directory",
     "package_versions",
     "read_csv",
+    "read_picture",
     "read_summary",
     "safe_file_name",
+    "to_plain",
+    "write_file",
+    "write_json_file",
     "write_table",
 ]
