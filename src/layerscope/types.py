@@ -88,9 +88,9 @@ class DiagnosisOutput:
     images: dict[str, Tensor]
 
 
-@dataclass(frozen=True)
+@dataclass
 class ReconstructionOutput:
-    """What a reconstruction task saw of one batch.
+    """What a reconstruction task saw of one batch; not frozen, since Lightning moves predictions by setting fields.
 
     id: B sample ids; index: (B,) rows in the split, -1 for the stand-in of a process without images.
     original: (B, 3, H, W) in [-1, 1]. recon: the same, on the 256 levels of an 8-bit file.

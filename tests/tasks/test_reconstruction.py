@@ -36,7 +36,7 @@ from layerscope.types import DiagnosisOutput
 
 TESTS = Path(__file__).parents[1]
 # In the order of the split, which is that of the paths.
-IDS = ["a/1", "a/2", "b/deep er/x", "b/y", "c", "d", "e"]
+IDS = [f"val/{name}" for name in ("a/1", "a/2", "b/deep er/x", "b/y", "c", "d", "e")]
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +45,7 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = tmp_path_factory.mktemp("images")
     rng = np.random.default_rng(0)
     for name in IDS:
-        path = root / "val" / f"{name}.png"
+        path = root / f"{name}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         smooth = np.kron(rng.integers(0, 256, (4, 6, 3)), np.ones((4, 4, 1)))
         Image.fromarray((0.8 * smooth + rng.integers(0, 50, smooth.shape)).astype(np.uint8)).save(path)
@@ -142,14 +142,16 @@ def test_files_and_figures(job: Job, posterior: str) -> None:
     for row in rows:
         assert row["file"] == f"images/{row['id']}.png"
         assert (row["width"], row["height"]) == (24, 16)
-        original, recon = pixels(job.images / "val" / f"{row['id']}.png"), pixels(run / row["file"])
+        original, recon = pixels(job.images / f"{row['id']}.png"), pixels(run / row["file"])
         # Where the value lies between two levels, float32 in a batch may fall on the other side.
         difference = np.abs(recon.astype(int) - by_hand(original, row["id"], posterior))
         assert difference.max() <= 1
         assert difference.mean() < 0.002
         assert row["psnr"] == pytest.approx(peak_signal_noise_ratio(original, recon), abs=1e-4)
         wang = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 255}
-        assert row["ssim"] == pytest.approx(structural_similarity(original, recon, channel_axis=2, **wang), abs=1e-4)
+        # scikit-image leaves a border of half a window out: mirrored around it, every position counts.
+        mirrored = (np.pad(picture, ((5, 5), (5, 5), (0, 0)), mode="reflect") for picture in (original, recon))
+        assert row["ssim"] == pytest.approx(structural_similarity(*mirrored, channel_axis=2, **wang), abs=1e-4)
     summary = read_summary(run)
     for name in ("psnr", "ssim"):
         values = [row[name] for row in rows]
@@ -171,7 +173,7 @@ def test_a_broken_off_run_goes_on_to_the_same_bytes(job: Job, tmp_path: Path) ->
     assert not (run / "reconstruction.csv").exists()
     there = sorted((run / "images").rglob("*.png"))
     assert [path.relative_to(run / "images").with_suffix("").as_posix() for path in there] == IDS[:4]
-    (run / "images" / "a" / "1.png").unlink()
+    (run / "images" / "val" / "a" / "1.png").unlink()
     kept = {path: path.stat().st_mtime_ns for path in there[1:]}
     SmallAutoencoder.encoded = 0
     job.run("broken")
@@ -180,8 +182,8 @@ def test_a_broken_off_run_goes_on_to_the_same_bytes(job: Job, tmp_path: Path) ->
     assert {path: path.stat().st_mtime_ns for path in kept} == kept
     assert not (run / "UNFINISHED").exists()
     # A finished directory is completed too, also where a file was cut off or is another picture.
-    (run / "images" / "c.png").write_bytes(whole["images/c.png"][:60])
-    Image.new("RGB", (4, 4)).save(run / "images" / "d.png")
+    (run / "images" / "val" / "c.png").write_bytes(whole["images/val/c.png"][:60])
+    Image.new("RGB", (4, 4)).save(run / "images" / "val" / "d.png")
     job.run("broken")
     assert content(run) == whole
     SmallAutoencoder.encoded = 0
@@ -211,24 +213,35 @@ def test_another_configuration_is_refused(
         (run / "summary.json").unlink()
     before = content(run)
     capsys.readouterr()
-    job.run("run", override, status=1)
+    job.run("run", override, status=2)
     told = " ".join(capsys.readouterr().err.split())
     assert "were made otherwise" in told
     assert f"{named}: " in told
     assert content(run) == before
 
 
+def test_every_process_ends_when_the_first_refuses(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    another = trainer(tmp_path, ReconstructedFiles())
+    told = ConfigurationError("the first process refuses")
+    monkeypatch.setattr(another.strategy, "broadcast", lambda value, src=0: told)
+    with pytest.raises(ConfigurationError, match="first process refuses"):
+        another.predict(Reconstruction(SmallAutoencoder()), ImageFolder(str(images)))
+    assert not (tmp_path / "images").exists()
+
+
 def test_other_results_are_left_alone(job: Job, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "outputs" / "run"
     run.mkdir(parents=True)
     (run / "summary.json").write_text(json.dumps({"schema_version": 1, "verdict": {}}))
-    job.run("run", status=1)
+    job.run("run", status=2)
     assert "holds another result" in capsys.readouterr().err
     assert [path.name for path in run.iterdir()] == ["summary.json"]
     (run / "summary.json").unlink()
     (run / "images").mkdir()
     (run / "UNFINISHED").touch()
-    job.run("run", status=1)
+    job.run("run", status=2)
     assert "no reconstruction.json beside it" in " ".join(capsys.readouterr().err.split())
 
 
@@ -297,7 +310,7 @@ def test_an_id_cannot_leave_the_folder(images: Path, tmp_path: Path) -> None:
     trainer(run, ReconstructedFiles()).predict(Reconstruction(SmallAutoencoder()), data)
     files = [row["file"] for row in read_csv(run / "reconstruction.csv")]
     assert len(set(files)) == 7
-    assert all((run / file).resolve().parent == run / "images" for file in files)
+    assert all((run / file).resolve().is_relative_to(run / "images") for file in files)
     assert [path for path in tmp_path.rglob("*gone*") if run / "images" not in path.parents] == []
 
 
@@ -316,7 +329,7 @@ def test_images_of_several_sizes(tmp_path: Path) -> None:
 
 def test_what_cannot_be_is_refused(images: Path, tmp_path: Path) -> None:
     data = ImageFolder(str(images), batch_size=4)
-    with pytest.raises(NumericalError, match=r"NaN or infinite \(first: a/1"):
+    with pytest.raises(NumericalError, match=r"NaN or infinite \(first: val/a/1"):
         trainer(tmp_path, ReconstructedFiles()).predict(Reconstruction(SmallAutoencoder(broken=True)), data)
     with pytest.raises(ConfigurationError, match="timestep is 1000"):
         Reconstruction(SmallAutoencoder(), timestep=1000)
@@ -367,16 +380,15 @@ def test_two_processes_give_the_table_of_one(job: Job) -> None:
     environment = {key: value for key, value in os.environ.items() if key not in ("MASTER_PORT", "LOCAL_RANK", "RANK")}
     environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
     environment["OMP_NUM_THREADS"] = "1"
-
-    def run(*overrides: str) -> subprocess.CompletedProcess[str]:
-        command = [*arguments, "--allow-import=small_autoencoder", *two, *overrides]
-        return subprocess.run(command, cwd=job.folder, env=environment, capture_output=True, text=True, timeout=120)
-
-    done = run()
+    done = subprocess.run(
+        [*arguments, "--allow-import=small_autoencoder", *two],
+        cwd=job.folder,
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
     assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Reconstructions:") == 1
     assert read_summary(job.folder / "outputs" / "two")["processes"] == 2
     assert content(job.folder / "outputs" / "two") == content(one)
-    # Both processes end when the first refuses.
-    refused = run("--model.init_args.timestep=9")
-    assert refused.returncode == 1, refused.stderr[-3000:]
-    assert "were made otherwise" in " ".join(refused.stderr.split())

@@ -203,9 +203,8 @@ class ReconstructedFiles(Callback):
             )
         names = [name for name in {**there, **self._wanted} if there.get(name) != self._wanted.get(name)]
         if names:
-            differences = "; ".join(
-                f"{name}: {there.get(name)!r} there, {self._wanted.get(name)!r} now" for name in names
-            )
+            told = [f"{name}: {there.get(name)!r} there, {self._wanted.get(name)!r} now" for name in names[:4]]
+            differences = "; ".join(told) + (f"; and {len(names) - 4} more" if len(names) > 4 else "")
             raise ConfigurationError(
                 f"The images in {self._path} were made otherwise ({differences}; {where}), and a directory holds one "
                 "kind. Choose another --experiment_name, set these back to go on there, or delete the directory."

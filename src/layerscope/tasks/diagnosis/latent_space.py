@@ -199,4 +199,6 @@ def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
     rows = sorted(
         range(len(dataset)), key=lambda row: hashlib.blake2b(dataset.ids[row].encode(), digest_size=8).digest()
     )
-    return DataLoader(Subset(dataset, rows[:count]), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
+    # For predict Lightning replaces the loader by one that is made from a batch sampler, whose batch_size is None.
+    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
+    return DataLoader(Subset(dataset, rows[:count]), batch_size=batch_size, collate_fn=loader.collate_fn)
