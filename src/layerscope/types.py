@@ -88,6 +88,23 @@ class DiagnosisOutput:
     images: dict[str, Tensor]
 
 
+@dataclass
+class ReconstructedBatch:
+    """What a reconstruction task saw of one batch; not frozen, since Lightning moves predictions by setting fields.
+
+    id: B sample ids; index: (B,) rows in the split, -1 for the stand-in of a process without images.
+    original: (B, 3, H, W) in [-1, 1]. recon: the same, on the 256 levels of an 8-bit file.
+    psnr, ssim: (B,) of ``recon`` against ``original``; psnr in dB.
+    """
+
+    id: list[str]
+    index: Tensor
+    original: Tensor
+    recon: Tensor
+    psnr: Tensor
+    ssim: Tensor
+
+
 class AutoencoderRecord(TypedDict):
     """What a checkpoint of VAE training says of its autoencoder, under ``layerscope_autoencoder``; plain types only.
 

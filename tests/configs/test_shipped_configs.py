@@ -16,7 +16,7 @@ import torch
 import yaml
 from original_layout import as_original, inference_yaml, tiny_original, write
 
-from layerscope.artifacts import Thresholds, read_summary
+from layerscope.artifacts import Thresholds, read_csv, read_summary
 from layerscope.cli import main
 from layerscope.cli.lightning import shipped
 from layerscope.data.hashing import weights_hash
@@ -28,6 +28,7 @@ from layerscope.models.teachers import TimmTeacher
 CONFIGS = shipped("configs")
 # What each folder's configurations are for.
 VERBS = {"classifier/train": "fit", "classifier/eval": "test", "vae/train": "fit", "vae/diagnostic": "test"}
+VERBS |= {"vae/reconstruct": "predict"}
 NO_RUNS = ("labels", "vae/architectures")
 
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
@@ -168,6 +169,10 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
         case "classifier/train":
             assert {"best.ckpt", "last.ckpt"} == {file.name for file in (run / "checkpoints").iterdir()}
             assert "val/mAP" in summary["metrics"]
+        case "vae/reconstruct":
+            rows = read_csv(run / "reconstruction.csv")
+            assert len(rows) == 8 == summary["counts"]["images"]
+            assert all((run / row["file"]).is_file() for row in rows)
         case "vae/train":
             assert DiffusersAutoencoder(source=str(run / "vae_final")).latent_channels > 0
 

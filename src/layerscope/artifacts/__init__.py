@@ -4,13 +4,18 @@ docs/artifacts.md describes every file and every column.
 """
 
 from layerscope.artifacts.history import HISTORY_COLUMNS, HISTORY_CSV, HISTORY_JSON, read_history, write_history
-from layerscope.artifacts.names import safe_file_name
+from layerscope.artifacts.names import mirrored_file_name, safe_file_name
+from layerscope.artifacts.pictures import PictureFormat, encode_picture, read_picture
 from layerscope.artifacts.run_directory import (
+    UNFINISHED,
     UNREPORTED_SCORES,
     RunDirectory,
     Stage,
     open_run_directory,
     read_summary,
+    to_plain,
+    write_file,
+    write_json_file,
     write_table,
 )
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
@@ -24,18 +29,26 @@ __all__ = [
     "HISTORY_JSON",
     "LONG_COLUMNS",
     "SCHEMA_VERSION",
+    "UNFINISHED",
     "UNREPORTED_SCORES",
     "BottleneckScores",
     "ClassifierScores",
+    "PictureFormat",
     "RunDirectory",
     "Stage",
     "Thresholds",
+    "encode_picture",
+    "mirrored_file_name",
     "open_run_directory",
     "package_versions",
     "read_csv",
     "read_history",
+    "read_picture",
     "read_summary",
     "safe_file_name",
+    "to_plain",
+    "write_file",
     "write_history",
+    "write_json_file",
     "write_table",
 ]

@@ -29,6 +29,24 @@ def safe_file_name(identifier: str) -> str:
     return f"{name}-{hashlib.sha256(identifier.encode('utf-8', 'surrogatepass')).hexdigest()[:8]}"
 
 
+def mirrored_file_name(identifier: str, suffix: str) -> str:
+    """A relative path that repeats the folders of a sample id: ``identifier`` and ``suffix``.
+
+    An id that could leave its folder, or holds characters that file systems refuse, becomes ``safe_file_name`` of it,
+    in no folder.
+
+    >>> mirrored_file_name("patient 7/left", ".png")
+    'patient 7/left.png'
+    >>> mirrored_file_name("../7/left", ".png")
+    'x.._7_left-e4ae3a6d.png'
+    """
+    parts = identifier.split("/")
+    plain = identifier.isprintable() and not re.search(r'[<>:"|?*\\]', identifier)
+    if plain and all(part not in ("", ".", "..") for part in parts):
+        return identifier + suffix
+    return safe_file_name(identifier) + suffix
+
+
 def check_member_name(name: str) -> str:
     """``name`` if it is a relative path that stays inside a run directory; ArtifactError otherwise."""
     path = PurePosixPath(name)

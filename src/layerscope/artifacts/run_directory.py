@@ -285,11 +285,26 @@ def _explained(path: Path) -> Iterator[None]:
 
 def write_table(path: str | Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
     """A CSV by itself, whole or not at all; results of a task go through ``RunDirectory.staged``."""
+    write_file(path, format_csv(rows, columns).encode("utf-8"))
+
+
+def write_json_file(path: str | Path, value: Mapping[str, Any]) -> None:
+    """JSON by itself, whole or not at all; values become plain as ``Stage.write_json`` makes them."""
+    text = json.dumps(to_plain(value), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_file(path, text.encode("utf-8"))
+
+
+def write_file(path: str | Path, data: bytes) -> None:
+    """A file by itself, whole or not at all, its folder made where missing; it replaces an older one.
+
+    Raises:
+        ArtifactError: it could not be written.
+    """
     path = Path(path)
     partial = path.with_name(f".{path.name}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(partial, format_csv(rows, columns).encode("utf-8"))
+        _write_durably(partial, data)
         os.replace(partial, path)
     except OSError as error:
         with suppress(OSError):

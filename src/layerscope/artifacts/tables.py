@@ -62,11 +62,15 @@ TEXT_COLUMNS = frozenset(
         *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
         # Of worst_samples.csv: the criterion, and the picture files.
         *("criterion", "orig", "recon_t0", "recon_noise", "diff", "crop"),
+        # Of reconstruction.csv.
+        "file",
     }
 )
 """Columns that hold text; every other column holds numbers."""
 
-INTEGER_COLUMNS = frozenset({"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index", "epoch", "batches"})
+INTEGER_COLUMNS = frozenset(
+    {"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index", "epoch", "batches", "width", "height"}
+)
 
 # The last four are what spreadsheets accept as the same signs in East Asian input; tab and return also start formulas.
 _FORMULA_START = tuple("=+-@\t\r＝＋－＠")

@@ -62,7 +62,7 @@ class LayerscopeCLI(LightningCLI):
         self.run_path = path
         self.run_is_new = not path.exists()
         self.run_directory: RunDirectory | None = None
-        # validate and predict write no result: they may look at a finished run.
+        # validate and predict claim nothing: they may look at a finished run. A callback of predict may claim it.
         writes = self.subcommand in ("fit", "test") and not config["trainer"].get("fast_dev_run")
         if writes and _is_rank_zero():
             self.run_directory = open_run_directory(path, overwrite=config["overwrite"])
@@ -145,11 +145,11 @@ class _Build:
         self.finished = True
 
     def clean_up(self) -> None:
-        """A failed run that never had a result leaves no directory behind; checkpoints and scores are kept."""
+        """A failed run that never had a result leaves no directory behind; what it can go on from is kept."""
         if self.finished or self.cli is None or not getattr(self.cli, "run_is_new", False) or not _is_rank_zero():
             return
         path = self.cli.run_path
-        worth_keeping = ("summary.json", "checkpoints", UNREPORTED_SCORES)
+        worth_keeping = ("summary.json", "checkpoints", UNREPORTED_SCORES, "images")
         if path.is_dir() and not any((path / name).exists() for name in worth_keeping):
             shutil.rmtree(path, ignore_errors=True)
 

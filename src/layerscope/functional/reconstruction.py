@@ -35,10 +35,12 @@ def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     from torchmetrics.functional.image import structural_similarity_index_measure
 
     first, second = (0.5 * (x.float() + 1) for x in (reconstruction, original))
-    # The mean of the whole map: torchmetrics' own mean left the border out in some versions.
-    _, full_map = structural_similarity_index_measure(
-        first, second, data_range=1.0, reduction="none", return_full_image=True
-    )
+    # It convolves, which autocast would do in half precision: variances are differences of nearly equal numbers.
+    with torch.autocast(original.device.type, enabled=False):
+        # The mean of the whole map: torchmetrics' own mean left the border out in some versions.
+        _, full_map = structural_similarity_index_measure(
+            first, second, data_range=1.0, reduction="none", return_full_image=True
+        )
     return full_map.mean(dim=(1, 2, 3))
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, NamedTuple, cast
 
@@ -10,7 +9,7 @@ import numpy as np
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
 from layerscope.artifacts import BottleneckScores, Thresholds
 from layerscope.data.hashing import teacher_hash
@@ -27,7 +26,7 @@ from layerscope.tasks.diagnosis.feature_comparison import (
     similarity_names,
     some_of,
 )
-from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings
+from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings, chosen_latent, images_to_measure
 from layerscope.tasks.scoring import check_finite, check_label_count
 from layerscope.tasks.thresholds import ThresholdSettings, resolve_thresholds
 from layerscope.types import Batch, Condition, DiagnosisOutput, TeacherFeatures
@@ -263,15 +262,7 @@ class BottleneckDiagnosis(LightningModule):
         return TeacherFeatures(self.teacher(image).float())
 
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
-        if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
-            raise ConfigurationError(
-                f"{type(self.autoencoder).__name__}.encode gives a {type(posterior).__name__}; it must give a "
-                "posterior with mean and std (layerscope.protocols.Posterior)."
-            )
-        if self.posterior == "mode":
-            return posterior.mean
-        eps = sample_noise(ids, posterior.mean.shape[1:], self.noise.seed, "posterior")
-        return posterior.mean + posterior.std * eps.to(posterior.mean)
+        return chosen_latent(posterior, ids, self.posterior, self.noise.seed)
 
     def _encoded(self, image: Tensor, ids: list[str]) -> Tensor:
         """Latents (B, C, h, w); those that were kept when the latent statistics were measured are not encoded again."""
@@ -326,20 +317,16 @@ class BottleneckDiagnosis(LightningModule):
     def _calibrate(self, loader: DataLoader[Any]) -> None:
         """Latent statistics, and cosines between different originals (the null), on a sample of the split.
 
-        Images are chosen, and paired for the null, in the order of a hash of their ids: neither the order of the rows
-        nor the number of processes matters (each measures the same images), and neighbours in a table, which may be
+        Images are paired for the null in the order of a hash of their ids, so that neighbours in a table, which may be
         one patient, are not paired.
         """
-        dataset: Any = loader.dataset
-        chosen = sorted(range(len(dataset)), key=lambda row: _shuffling_key(dataset.ids[row]))
-        chosen = chosen[: self.noise.latent_statistics_images]
+        images = images_to_measure(loader, self.noise.latent_statistics_images)
         statistics: LatentStatistics | None = None
         null: list[Tensor] = []
         previous: TeacherFeatures | None = None
         self._names_of_similarity: list[str] = []
         self._kept_latents: dict[str, Tensor] = {}
         precision = self.trainer.precision_plugin
-        images = DataLoader(Subset(dataset, chosen), batch_size=loader.batch_size, collate_fn=loader.collate_fn)
         for batch in images:
             image = precision.convert_input(batch["image"].to(self.device))
             if statistics is None:
@@ -365,7 +352,7 @@ class BottleneckDiagnosis(LightningModule):
         statistics.sync_on_compute = False
         self._space = LatentSpace(self.autoencoder, self.noise.latent_normalisation, statistics.compute())
         self._null = torch.cat(null) if null else torch.zeros(0, len(self._names_of_similarity))
-        self._calibration_images = len(chosen)
+        self._calibration_images = int(statistics.images)
 
     def _keep(self, z: Tensor, ids: list[str]) -> None:
         """Keeps the latents of measured images for the loop, as far as the budget goes."""
@@ -415,7 +402,3 @@ def _places_of(parts: list[_Part]) -> Iterator[tuple[_Part, slice]]:
         stop = start + part.rows.stop - part.rows.start
         yield part, slice(start, stop)
         start = stop
-
-
-def _shuffling_key(sample_id: str) -> bytes:
-    return hashlib.blake2b(sample_id.encode(), digest_size=8).digest()

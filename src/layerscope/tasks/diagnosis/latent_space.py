@@ -2,32 +2,38 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Subset
 
 from layerscope.errors import ConfigurationError, NumericalError
-from layerscope.functional.noise import BetaSchedule, DDPMSchedule, FlowMatchSchedule, NoiseSchedule, TableSchedule
-from layerscope.protocols import Autoencoder
+from layerscope.functional.noise import (
+    BetaSchedule,
+    DDPMSchedule,
+    FlowMatchSchedule,
+    NoiseSchedule,
+    TableSchedule,
+    sample_noise,
+)
+from layerscope.protocols import Autoencoder, Posterior
 
 # From this log-SNR down (SDXL's t = 150) the draw is most of the variance of a sample's score.
 _MANY_DRAWS_BELOW_LOG_SNR = 2.96
 
 
 @dataclass
-class NoiseSettings:
-    """The noise sweep of a diagnosis.
+class NoiseProcess:
+    """How noise is added to a latent.
 
     Args:
         scheduler: ``ddpm`` (SDXL's and Stable Diffusion's training schedule), ``flow_match`` (SD3, Flux), ``custom``
             (from ``alpha_sigma`` or ``betas``), or a schedule of your own by class_path.
-        timesteps: steps of the schedule, or ``"log_snr(n)"`` for n steps equal in log-SNR; 0 is the clean
-            reconstruction, which is always evaluated.
-        draws: noise draws per step; ``auto`` takes 4 from log-SNR 2.96 down (SDXL's t = 150) and 1 above.
         seed: with sample id and draw it decides every sample's noise.
         alpha_sigma: with ``custom``: [alpha, sigma] pairs, step t being the t-th, counted from 1.
         betas: with ``custom``: the betas of a variance-preserving process, steps counted from 0.
@@ -40,8 +46,6 @@ class NoiseSettings:
     """
 
     scheduler: Literal["ddpm", "flow_match", "custom"] | NoiseSchedule = "ddpm"
-    timesteps: list[int] | str = "log_snr(10)"
-    draws: int | Literal["auto"] = "auto"
     seed: int = 123
     alpha_sigma: list[tuple[float, float]] | None = None
     betas: list[float] | None = None
@@ -76,6 +80,20 @@ class NoiseSettings:
             raise ConfigurationError(
                 f"noise.latent_statistics_images is {self.latent_statistics_images}: expected at least 1."
             )
+
+
+@dataclass
+class NoiseSettings(NoiseProcess):
+    """The noise sweep of a diagnosis.
+
+    Args (and those of ``NoiseProcess``):
+        timesteps: steps of the schedule, or ``"log_snr(n)"`` for n steps equal in log-SNR; 0 is the clean
+            reconstruction, which is always evaluated.
+        draws: noise draws per step; ``auto`` takes 4 from log-SNR 2.96 down (SDXL's t = 150) and 1 above.
+    """
+
+    timesteps: list[int] | str = "log_snr(10)"
+    draws: int | Literal["auto"] = "auto"
 
     def draws_at(self, log_snr: float) -> int:
         """Number of noise draws at a step."""
@@ -153,3 +171,34 @@ class LatentSpace:
                 return self.wiener
             case _:
                 raise ConfigurationError(f"noise.denoiser is {choice!r}: expected none, wiener or a class_path.")
+
+
+def chosen_latent(posterior: Posterior, ids: list[str], choice: Literal["mode", "sample"], seed: int) -> Tensor:
+    """The mode of a posterior, or a draw from it per sample from (seed, id): raw latents (B, C, h, w).
+
+    Raises:
+        ConfigurationError: what an autoencoder's ``encode`` gave is no posterior.
+    """
+    if not isinstance(posterior, Posterior) or isinstance(posterior, Tensor):
+        raise ConfigurationError(
+            f"The autoencoder's encode gives a {type(posterior).__name__}; it must give a posterior with mean and std "
+            "(layerscope.protocols.Posterior)."
+        )
+    if choice == "mode":
+        return posterior.mean
+    eps = sample_noise(ids, posterior.mean.shape[1:], seed, "posterior")
+    return posterior.mean + posterior.std * eps.to(posterior.mean)
+
+
+def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
+    """At most ``count`` images of a loader's data set, in the order of a hash of their ids.
+
+    Neither the order of the rows nor the number of processes matters: each process measures the same images.
+    """
+    dataset: Any = loader.dataset
+    rows = sorted(
+        range(len(dataset)), key=lambda row: hashlib.blake2b(dataset.ids[row].encode(), digest_size=8).digest()
+    )
+    # For predict Lightning replaces the loader by one that is made from a batch sampler, whose batch_size is None.
+    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
+    return DataLoader(Subset(dataset, rows[:count]), batch_size=batch_size, collate_fn=loader.collate_fn)
