@@ -66,6 +66,7 @@ def _task() -> Any:
             num_labels=5,
             model_kwargs={"channels": [16, 32, 64, 128], "stem_width": 16},
             checkpoint="checkpoints/demo_teacher.safetensors",
+            stages=4,
         ),
         # The demo's sweep; the draws of its noisy end make it the size of a real diagnosis.
         noise=NoiseSettings(timesteps=[0, 52, 153, 330, 538, 724], draws=2),

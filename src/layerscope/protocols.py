@@ -68,7 +68,11 @@ class Teacher(Protocol):
 class FeatureTeacher(Teacher, Protocol):
     """A teacher that also shows its embedding and the feature maps of its stages."""
 
-    def features(self, image: Tensor) -> TeacherFeatures: ...
+    def features(self, image: Tensor) -> TeacherFeatures:
+        """(B, 3, H, W) in [-1, 1], in any memory layout.
+
+        Maps of one layout whatever the image's are compared several times as fast (``TimmTeacher``: channels last).
+        """
 
 
 @runtime_checkable

@@ -254,12 +254,11 @@ class BottleneckDiagnosis(LightningModule):
     # -- parts ---------------------------------------------------------------------------------------------------
 
     def _look(self, image: Tensor) -> TeacherFeatures:
-        # Laid out as a datamodule gives it: autoencoders with attention give channels-last images, which a teacher with
-        # `view` refuses, and whose feature maps cost several times as much to compare with those of another layout.
-        image = image.contiguous()
         if isinstance(self.teacher, FeatureTeacher):
             return self.teacher.features(image)
-        return TeacherFeatures(self.teacher(image).float())
+        # Laid out as a datamodule gives it: autoencoders with attention give channels-last images, which hand-written
+        # networks with `view` refuse.
+        return TeacherFeatures(self.teacher(image.contiguous()).float())
 
     def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
         return chosen_latent(posterior, ids, self.posterior, self.noise.seed)
