@@ -13,6 +13,7 @@ import torch
 from diffusers import AutoencoderKL
 from lightning.pytorch.callbacks import EMAWeightAveraging
 from PIL import Image
+from small_architectures import SMALL_KL
 from torch import Tensor
 from trained_checkpoints import train
 
@@ -24,11 +25,9 @@ from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.trained_checkpoint import RECORD, read_trained_autoencoder
 
 SIZE = 16
-ARCHITECTURE = {
-    "_class_name": "AutoencoderKL",
+ARCHITECTURE = SMALL_KL | {
     "block_out_channels": [32, 32],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
+    "norm_num_groups": 32,
     "latent_channels": 3,
     "scaling_factor": 0.25,
 }

@@ -15,6 +15,7 @@ import pytest
 import torch
 import yaml
 from original_layout import as_original, inference_yaml, tiny_original, write
+from small_architectures import SMALL_KL
 
 from layerscope.artifacts import Thresholds, read_csv, read_summary
 from layerscope.cli import main
@@ -34,15 +35,6 @@ NO_RUNS = ("labels", "vae/architectures")
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 RUNS = [path for path in ALL if str(path.parent) not in NO_RUNS]
 LABELS = [path for path in ALL if str(path.parent) == "labels"]
-
-SMALL_VAE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
 
 
 @dataclass(frozen=True)
@@ -64,7 +56,7 @@ class StandIns:
     def vae(self) -> Path:
         path = self.folder / "vae"
         if not path.exists():
-            DiffusersAutoencoder(architecture=SMALL_VAE, seed=0).save(path)
+            DiffusersAutoencoder(architecture=SMALL_KL, seed=0).save(path)
         return path
 
     @property

@@ -11,6 +11,7 @@ import pytest
 import torch
 import yaml
 from result_tables import assert_equal_results
+from small_architectures import SMALL_KL
 from stand_ins import CountingBlockMean, diagnosis
 
 from layerscope.artifacts import BottleneckScores, Thresholds, read_csv, read_summary
@@ -21,16 +22,7 @@ from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.teachers import TimmTeacher
 
 ALLOWED = ("--allow-import=oracles", "--allow-import=stand_ins")
-ARCHITECTURE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "scaling_factor": 0.5,
-}
+ARCHITECTURE = SMALL_KL | {"latent_channels": 4, "scaling_factor": 0.5}
 TEACHER: dict[str, Any] = {
     "name": "resnet10t",
     "num_labels": 5,

@@ -7,6 +7,7 @@ import copy
 import numpy as np
 import pytest
 import torch
+from small_architectures import SMALL_KL
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, DataError, NumericalError
@@ -14,14 +15,7 @@ from layerscope.metrics.activation_audit import activation_audit
 from layerscope.metrics.latent_statistics import latent_statistics
 from layerscope.models.autoencoders import DiffusersAutoencoder
 
-ARCHITECTURE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-}
+ARCHITECTURE = SMALL_KL | {"block_out_channels": [8, 16], "latent_channels": 4}
 
 
 @pytest.fixture(scope="module")

@@ -9,17 +9,10 @@ from typing import Any
 
 import pytest
 import torch
+from small_architectures import SMALL_KL
 from torch import Tensor, nn
 
-KL = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-    "sample_size": 32,
-}
+KL = SMALL_KL | {"block_out_channels": [8, 16], "latent_channels": 4, "sample_size": 32}
 NO_QUANT = {"use_quant_conv": False, "use_post_quant_conv": False}
 MEAN, STD = [-1.6, 1.1, 4.0, -0.2], [8.4, 5.0, 3.1, 0.7]
 

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch.callbacks import EMAWeightAveraging
+from small_architectures import SMALL_KL
 from torch import Tensor
 from trained_checkpoints import train
 
@@ -16,14 +17,7 @@ from layerscope.errors import ConfigurationError, WeightsError
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.trained_checkpoint import RECORD, read_trained_autoencoder
 
-ARCHITECTURE = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [4, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "norm_num_groups": 2,
-    "latent_channels": 3,
-}
+ARCHITECTURE = SMALL_KL | {"block_out_channels": [4, 8], "norm_num_groups": 2, "latent_channels": 3}
 
 
 def equal(autoencoder: DiffusersAutoencoder, state: dict[str, Tensor]) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
+from small_architectures import SMALL_KL
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -16,14 +17,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.freezing import keep_frozen_in_eval, select_trainable
 
-KL: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 16],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "norm_num_groups": 4,
-    "latent_channels": 4,
-}
+KL: dict[str, Any] = SMALL_KL | {"block_out_channels": [8, 16], "latent_channels": 4}
 FLUX = KL | {"use_quant_conv": False, "use_post_quant_conv": False}
 VQ = KL | {"_class_name": "VQModel", "vq_embed_dim": 3, "num_vq_embeddings": 16}
 TINY: dict[str, Any] = {

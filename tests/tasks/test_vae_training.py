@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 import yaml
+from small_architectures import SMALL_KL
 from stand_ins import read_rows
 from torch import nn
 
@@ -24,14 +25,6 @@ from layerscope.losses import KL, L1, MSE, LatentNoise, NoisyReconstruction
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.vae import AutoencoderTraining
 
-ARCHITECTURE: dict[str, Any] = {
-    "_class_name": "AutoencoderKL",
-    "block_out_channels": [8, 8],
-    "down_block_types": ["DownEncoderBlock2D"] * 2,
-    "up_block_types": ["UpDecoderBlock2D"] * 2,
-    "layers_per_block": 1,
-    "norm_num_groups": 4,
-}
 LAST = {
     "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
     "init_args": {"filename": "last", "enable_version_counter": False},
@@ -70,7 +63,7 @@ def settings(root: Path, losses: list[dict[str, Any]] | None = None, **trainer: 
             "init_args": {
                 "autoencoder": {
                     "class_path": "layerscope.models.autoencoders.DiffusersAutoencoder",
-                    "init_args": {"architecture": ARCHITECTURE, "initial_logvar": -6.0},
+                    "init_args": {"architecture": SMALL_KL, "initial_logvar": -6.0},
                 },
                 "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.005}},
                 **({} if losses is None else {"losses": losses}),
@@ -126,9 +119,7 @@ def test_an_autoencoder_learns_and_is_saved_as_diffusers_reads_it(phantom: Path,
 @pytest.fixture
 def small() -> DiffusersAutoencoder:
     one_level = {"block_out_channels": [8], "down_block_types": ["DownEncoderBlock2D"]}
-    return DiffusersAutoencoder(
-        architecture={**ARCHITECTURE, **one_level, "up_block_types": ["UpDecoderBlock2D"]}, seed=0
-    )
+    return DiffusersAutoencoder(architecture={**SMALL_KL, **one_level, "up_block_types": ["UpDecoderBlock2D"]}, seed=0)
 
 
 def one_step(task: AutoencoderTraining) -> tuple[torch.Tensor, dict[str, Any], torch.Tensor]:
@@ -178,7 +169,7 @@ def test_only_the_chosen_side_trains_and_the_checkpoint_says_which(phantom: Path
     config = settings(phantom, max_epochs=2, callbacks=[LAST, SUMMARY])
     config["model"]["init_args"]["train"] = "decoder"
     torch.manual_seed(0)
-    DiffusersAutoencoder(architecture=ARCHITECTURE).save(tmp_path / "start")
+    DiffusersAutoencoder(architecture=SMALL_KL).save(tmp_path / "start")
     config["model"]["init_args"]["autoencoder"]["init_args"] = {"source": str(tmp_path / "start")}
     checkpoint = torch.load(fit(tmp_path, "run", config) / "checkpoints" / "last.ckpt", weights_only=True)
     assert checkpoint["layerscope_autoencoder"]["trained"] == "decoder"
@@ -235,7 +226,7 @@ def test_a_checkpoint_is_exported_as_it_reconstructs(phantom: Path, tmp_path: Pa
     checkpoint = run / "checkpoints" / "last.ckpt"
     assert main(["export", str(checkpoint), str(tmp_path / "vae")]) == 0
     exported: Any = AutoencoderKL.from_pretrained(tmp_path / "vae").eval()
-    trained = DiffusersAutoencoder(architecture=ARCHITECTURE).eval()
+    trained = DiffusersAutoencoder(architecture=SMALL_KL).eval()
     state = torch.load(checkpoint, weights_only=True)["state_dict"]
     trained.load_state_dict({key.removeprefix("autoencoder."): value for key, value in state.items()})
     image = torch.rand(1, 3, 32, 32) * 2 - 1

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 from layerscope.artifacts import ClassifierScores, Thresholds
+from layerscope.data.hashing import teacher_hash
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.ranking import auroc, average_precision, macro
@@ -171,8 +172,9 @@ class TeacherTraining(LightningModule):
         self.log("val/auroc", macro(auroc(*columns))[0], prog_bar=True)
 
     def on_test_start(self) -> None:
-        check_label_count(self.teacher, labelled_data(self.trainer).labels)
-        self.thresholds = search_on_val(self, self.teacher)
+        data = labelled_data(self.trainer)
+        check_label_count(self.teacher, data.labels)
+        self.thresholds = search_on_val(self, self.teacher, teacher_hash(self.teacher, data))
 
     def on_test_epoch_start(self) -> None:
         self._start_table(self.trainer.test_dataloaders)

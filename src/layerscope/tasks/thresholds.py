@@ -11,7 +11,6 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import nn
 
 from layerscope.artifacts import Thresholds
-from layerscope.data.hashing import teacher_hash
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError
 from layerscope.functional.thresholds import best_global_threshold, best_label_thresholds
@@ -53,16 +52,18 @@ def fit_thresholds(scores: Scores, labels: LabelSet, data_hash: str, teacher_has
     )
 
 
-def search_on_val(module: LightningModule, teacher: nn.Module) -> Thresholds:
-    """Fits the thresholds on the validation split of the trainer's datamodule."""
+def search_on_val(module: LightningModule, teacher: nn.Module, hashed: str) -> Thresholds:
+    """Fits the thresholds on the validation split of the trainer's datamodule. hashed: the teacher's hash."""
     data: Any = labelled_data(module.trainer)
     rank_zero_info("Fitting decision thresholds on the real validation split.")
     scores = score_split(module, teacher, data.val_dataloader())
-    return fit_thresholds(scores, data.labels, data.data_hash("val"), teacher_hash(teacher, data))
+    return fit_thresholds(scores, data.labels, data.data_hash("val"), hashed)
 
 
-def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, teacher: nn.Module) -> Thresholds:
-    """The thresholds that ``settings`` ask for, in the order of the data's labels."""
+def resolve_thresholds(
+    settings: ThresholdSettings, module: LightningModule, teacher: nn.Module, hashed: str
+) -> Thresholds:
+    """The thresholds that ``settings`` ask for, in the order of the data's labels. hashed: the teacher's hash."""
     data = labelled_data(module.trainer)
     match settings.mode:
         case "search_on_real_val":
@@ -71,7 +72,7 @@ def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, tea
                     f"thresholds.file is {settings.file}, but thresholds.mode is search_on_real_val, which fits them "
                     "anew. Set mode: global_from_real_val to read the file, or remove the file."
                 )
-            return search_on_val(module, teacher)
+            return search_on_val(module, teacher, hashed)
         case "global_from_real_val":
             if settings.file is None:
                 raise ConfigurationError(
@@ -79,7 +80,7 @@ def resolve_thresholds(settings: ThresholdSettings, module: LightningModule, tea
                     "that `layerscope test` wrote for the teacher, or set mode: search_on_real_val."
                 )
             thresholds = Thresholds.load(settings.file).for_labels(data.labels.names)
-            if thresholds.teacher_hash != teacher_hash(teacher, data):
+            if thresholds.teacher_hash != hashed:
                 rank_zero_warn(
                     f"The thresholds in {settings.file} were fitted for another teacher, or for images cut or resized "
                     "in another way (teacher hashes differ). F1 and flips use them all the same; the summary says so."

@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
 
+from layerscope.artifacts import to_plain
 from layerscope.data.hashing import weights_hash
 from layerscope.errors import ConfigurationError
 from layerscope.functional.reconstruction import kl_divergence
@@ -204,7 +205,7 @@ class AutoencoderTraining(LightningModule):
         config = getattr(self.autoencoder, "config", None)
         if config is not None:
             checkpoint["layerscope_autoencoder"] = AutoencoderRecord(
-                config=_plain(config),
+                config=to_plain(config),
                 start_hash=self._start_hash,
                 trained=trained_part(self._network),
                 data_hash=None,
@@ -225,15 +226,6 @@ class AutoencoderTraining(LightningModule):
         tops = torch.randint(0, image.shape[-2] - side + 1, (len(image),)).tolist()
         lefts = torch.randint(0, image.shape[-1] - side + 1, (len(image),)).tolist()
         return torch.stack([one[:, top : top + side, left : left + side] for one, top, left in zip(image, tops, lefts)])
-
-
-def _plain(value: Any) -> Any:
-    """A diffusers configuration as plain types, which a checkpoint that is read with weights_only may hold."""
-    if isinstance(value, (str, int, float, bool, type(None))):
-        return value
-    if isinstance(value, (list, tuple)):
-        return [_plain(item) for item in value]
-    return {str(key): _plain(item) for key, item in value.items()}
 
 
 def _enable_gradient_checkpointing(autoencoder: nn.Module) -> None:

@@ -163,7 +163,7 @@ class BottleneckDiagnosis(LightningModule):
         self._calibrate(loader)
         teacher = cast(nn.Module, self.teacher)
         self.teacher_hash = teacher_hash(teacher, data)
-        self.thresholds = resolve_thresholds(self.threshold_settings, self, teacher)
+        self.thresholds = resolve_thresholds(self.threshold_settings, self, teacher, self.teacher_hash)
         rows, conditions = len(loader.dataset), len(self.conditions)  # type: ignore[arg-type]
         labels = len(data.labels)
         self.table = IndexedTable(
@@ -267,9 +267,8 @@ class BottleneckDiagnosis(LightningModule):
         """Latents (B, C, h, w); those that were kept when the latent statistics were measured are not encoded again."""
         new = [row for row, name in enumerate(ids) if name not in self._kept_latents]
         encoded = iter(self._latent(self.autoencoder.encode(image[new]), [ids[row] for row in new]) if new else ())
-        return torch.stack(
-            [next(encoded) if row in new else self._kept_latents.pop(ids[row]) for row in range(len(ids))]
-        )
+        kept = self._kept_latents
+        return torch.stack([kept.pop(name) if name in kept else next(encoded) for name in ids])
 
     def _decode(self, z: Tensor) -> Tensor:
         """Decoded in chunks, clamped to the range an image file can hold."""
