@@ -28,7 +28,8 @@ class Rates(Callback):
         Rates.seen.append(trainer.optimizers[0].param_groups[0]["lr"])
 
 
-def rates(folder: Path, phantom: Path, **settings: Any) -> list[float]:
+def command(folder: Path, phantom: Path, **settings: Any) -> list[str]:
+    """A training of three epochs of four steps."""
     config = {
         "seed_everything": 3,
         "trainer": {
@@ -63,10 +64,11 @@ def rates(folder: Path, phantom: Path, **settings: Any) -> list[float]:
     }
     path = folder / "fit.yaml"
     path.write_text(yaml.safe_dump(config))
-    assert (
-        main(["fit", "--debug", "--config", str(path), f"--output_root={folder}", "--allow-import=test_optimization"])
-        == 0
-    )
+    return ["--config", str(path), f"--output_root={folder}", "--allow-import=test_optimization"]
+
+
+def rates(folder: Path, phantom: Path, **settings: Any) -> list[float]:
+    assert main(["fit", "--debug", *command(folder, phantom, **settings)]) == 0
     return Rates.seen
 
 
@@ -107,3 +109,19 @@ def test_the_built_in_ones(tmp_path: Path, fundus_phantom: Path) -> None:
     assert found == pytest.approx([0.01 / 3, 0.02 / 3] + [0.01] * 10)
     found = rates(tmp_path, fundus_phantom, lr_schedule="cosine", warmup_fraction=0)
     assert found == pytest.approx(by_torch(torch.optim.lr_scheduler.CosineAnnealingLR, False, T_max=12))
+
+
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ("linear", "Expected one of 'cosine', 'constant', or a class_path. Given value: linear"),
+        ("torch.optim.lr_scheduler.StepLR", "the following arguments are required: step_size"),
+    ],
+)
+def test_a_schedule_that_is_none_is_answered_in_one_paragraph(
+    schedule: str, told: str, tmp_path: Path, fundus_phantom: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", *command(tmp_path, fundus_phantom, lr_schedule=schedule)]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert message.endswith(told)
+    assert "Namespace" not in message
