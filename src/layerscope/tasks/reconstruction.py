@@ -11,13 +11,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from layerscope.data.hashing import weights_hash
+from layerscope.data.images_to_measure import images_to_measure
 from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.controls import from_uint8, to_uint8
 from layerscope.functional.noise import add_noise, sample_noise
 from layerscope.functional.reconstruction import psnr, ssim
 from layerscope.metrics.latents import LatentStatistics
 from layerscope.protocols import Autoencoder
-from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseProcess, chosen_latent, images_to_measure
+from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseProcess, chosen_latent
 from layerscope.types import Batch, ReconstructedBatch
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
 
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.noise import (
@@ -188,17 +186,3 @@ def chosen_latent(posterior: Posterior, ids: list[str], choice: Literal["mode", 
         return posterior.mean
     eps = sample_noise(ids, posterior.mean.shape[1:], seed, "posterior")
     return posterior.mean + posterior.std * eps.to(posterior.mean)
-
-
-def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
-    """At most ``count`` images of a loader's data set, in the order of a hash of their ids.
-
-    Neither the order of the rows nor the number of processes matters: each process measures the same images.
-    """
-    dataset: Any = loader.dataset
-    rows = sorted(
-        range(len(dataset)), key=lambda row: hashlib.blake2b(dataset.ids[row].encode(), digest_size=8).digest()
-    )
-    # For predict Lightning replaces the loader by one that is made from a batch sampler, whose batch_size is None.
-    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
-    return DataLoader(Subset(dataset, rows[:count]), batch_size=batch_size, collate_fn=loader.collate_fn)
