@@ -187,7 +187,7 @@ class Draws(Callback):
 
     def on_train_start(self, *_: Any) -> None:
         legacy: Any = np.random.get_state()  # noqa: NPY002
-        Draws.seen.append((random.getstate(), legacy[1].tolist(), torch.get_rng_state().tolist()))
+        Draws.seen.append([hash(str(state)) for state in (random.getstate(), legacy, torch.get_rng_state().tolist())])
 
     seen: list[Any] = []  # noqa: RUF012
 

@@ -160,7 +160,7 @@ def why_not(trainer: Trainer, pl_module: LightningModule) -> str | None:
             f"{type(autoencoder).__name__} has no config, update_config and save, as "
             "layerscope.models.autoencoders.DiffusersAutoencoder has them. Its weights are in the checkpoints."
         )
-    if not isinstance(pl_module, TrainsAutoencoder):
+    if not isinstance(pl_module, TrainsAutoencoder) or pl_module.autoencoder_record() is None:
         return f"{type(pl_module).__name__} has no autoencoder_record. The weights are in the checkpoints."
     if trainer.strategy.restore_checkpoint_after_setup:
         return (
