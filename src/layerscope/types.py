@@ -109,7 +109,7 @@ class AutoencoderRecord(TypedDict):
     """What a checkpoint of VAE training says of its autoencoder, under ``layerscope_autoencoder``; plain types only.
 
     config: its diffusers config with ``_class_name``, as it was when training began.
-    start_hash: ``data.hashing.weights_hash`` of the starting autoencoder; None for random weights.
+    start_hash: ``data.hashing.weights_hash`` of the starting autoencoder; None where weights were random.
     trained: which part learned. data_hash: of the train split; None where the data has none.
     losses, metrics: name to the last value. command: the command line of the training.
     """

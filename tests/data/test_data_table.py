@@ -147,6 +147,28 @@ def test_one_file_under_two_ids_is_refused(tmp_path: Path, schema: LabelSchema, 
         read(tmp_path, schema, rows)
 
 
+def test_one_file_by_a_relative_and_an_absolute_path_is_refused(
+    tmp_path: Path, schema: LabelSchema, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    picture(tmp_path / "1.png")
+    (tmp_path / "labels.csv").write_text(f"{HEADER}x1,1.png,train,p1,1,0\nx2,{tmp_path / '1.png'},test,p2,1,0\n")
+    with pytest.raises(DataError, match=r"of id 'x2' \(test\) is also that of id 'x1' \(train; "):
+        read_data_table(".", schema, "labels.csv")
+
+
+def test_paths_without_a_table_are_listed_once_however_they_are_written(tmp_path: Path, schema: LabelSchema) -> None:
+    read(tmp_path, schema, GOOD)
+    splits = tmp_path / "splits.yaml"
+    for again in ("1.png", "./1.png", ".//1.png"):
+        splits.write_text(f"train: [1.png]\ntest: [2.png, {again}]\n")
+        with pytest.raises(DataError, match=r"test, entry 2: .* is listed twice, first in .*train, entry 1"):
+            read_data_table(tmp_path, schema, None, splits)
+    splits.write_text(f"train: [1.png]\ntest: [{tmp_path.name}/../1.png]\n")
+    with pytest.raises(DataError, match="looks like a path that leaves"):
+        read_data_table(tmp_path, schema, None, splits)
+
+
 def test_one_file_under_two_ids_of_a_split_file(tmp_path: Path, schema: LabelSchema) -> None:
     read(tmp_path, schema, GOOD)
     table, splits = tmp_path / "labels.csv", tmp_path / "splits.yaml"

@@ -1,13 +1,14 @@
 """Plain image folders: what is found, how it is split, and what is refused."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 import yaml
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from PIL import Image
 
 from layerscope.data.folder import ImageFolder
@@ -275,6 +276,42 @@ def test_fit_reads_train_and_val_and_test_reads_eval_split(tmp_path: Path) -> No
     only_test.setup("test")
     with pytest.raises(DataError, match=r"'train' of .* is empty"):
         only_test.setup("fit")
+
+
+class AsksFor(Callback):
+    """Asks for a split in the middle of a training."""
+
+    def __init__(self, asks: Callable[[ImageFolder], object]) -> None:
+        self.asks = asks
+
+    def on_train_batch_end(self, trainer: Trainer, *_: object) -> None:
+        self.asks(trainer.datamodule)
+
+
+@pytest.mark.parametrize(
+    "asks",
+    [
+        lambda data: data.dataset("test"),
+        ImageFolder.test_dataloader,
+        ImageFolder.predict_dataloader,
+        ImageFolder.evaluated_groups,
+        lambda data: data.data_hash("test"),
+    ],
+)
+def test_the_test_split_is_refused_while_a_training_runs(tmp_path: Path, asks: Callable[[ImageFolder], object]) -> None:
+    write(tmp_path, "train/1.png", "val/2.png", "test/3.png")
+    data = ImageFolder(str(tmp_path), eval_split="test")
+    before = data.dataset("test")
+    quiet = {"logger": False, "enable_checkpointing": False, "enable_progress_bar": False}
+    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[AsksFor(asks)], enable_model_summary=False, **quiet)
+    with pytest.raises(
+        ConfigurationError, match=r"the split 'test' while .* no test set left\. .*eval_split to val, or"
+    ):
+        trainer.fit(Reader(), datamodule=data)
+    assert data.dataset("test") is before  # the training is over
+    with_val = ImageFolder(str(tmp_path), eval_split="val")
+    trainer = Trainer(accelerator="cpu", max_epochs=1, callbacks=[AsksFor(ImageFolder.test_dataloader)], **quiet)
+    trainer.fit(Reader(), datamodule=with_val)
 
 
 def test_hash_options_and_hparams(tmp_path: Path) -> None:

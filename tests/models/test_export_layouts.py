@@ -31,7 +31,9 @@ def test_exported_and_read_again(saved, tmp_path: Path) -> None:
     name = saved.layout.config["_class_name"]
     adapter = DiffusersAutoencoder(source=str(saved.folder))
     images = torch.rand(AUDITED_IMAGES + 4, 3, 32, 32, generator=torch.Generator().manual_seed(2)) * 2 - 1
-    told = export_autoencoder(adapter, tmp_path / "vae", record(saved.layout.config), "current", images.split(6))
+    told = export_autoencoder(
+        adapter, tmp_path / "vae", record(saved.layout.config), "current", images.split(6), "not asked"
+    )
     assert json.loads((tmp_path / "vae" / "export.json").read_text()) == told
     assert set(told["scaling"]["exported"]) == PLACES[name]
     assert (told["statistics"]["images"], told["audit"]["images"]) == (AUDITED_IMAGES + 4, AUDITED_IMAGES)
@@ -55,5 +57,5 @@ def test_exported_and_read_again(saved, tmp_path: Path) -> None:
 
 def test_other_modules_cannot_be_exported(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="Linear cannot be exported"):
-        export_autoencoder(torch.nn.Linear(2, 2), tmp_path / "vae", record({}), "current")
+        export_autoencoder(torch.nn.Linear(2, 2), tmp_path / "vae", record({}), "current", "none", "none")
     assert not (tmp_path / "vae").exists()

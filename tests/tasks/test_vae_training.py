@@ -93,10 +93,7 @@ def fit(folder: Path, name: str, config: dict[str, Any], *overrides: str) -> Pat
 def test_an_autoencoder_learns_and_is_saved_as_diffusers_reads_it(phantom: Path, tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 
-    save = {
-        "class_path": "layerscope.callbacks.training.SaveModel",
-        "init_args": {"attribute": "autoencoder", "name": "vae_final"},
-    }
+    save = {"class_path": "layerscope.callbacks.final_export.FinalExport"}
     logger = {
         "class_path": "lightning.pytorch.loggers.CSVLogger",
         "init_args": {"save_dir": str(tmp_path), "name": "log", "version": ""},

@@ -41,8 +41,8 @@ def training(root: Path, **changes: Any) -> dict[str, Any]:
             "callbacks": [
                 *({"class_path": f"layerscope.callbacks.{name}"} for name in callbacks),
                 {
-                    "class_path": "layerscope.callbacks.training.SaveModel",
-                    "init_args": {"attribute": "autoencoder", "name": "vae_final"},
+                    "class_path": "layerscope.callbacks.final_export.FinalExport",
+                    "init_args": {"images": 4},
                 },
                 {
                     "class_path": "lightning.pytorch.callbacks.EarlyStopping",

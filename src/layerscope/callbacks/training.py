@@ -1,4 +1,4 @@
-"""What a finished training leaves besides checkpoints: its summary, and the model in a format of its own."""
+"""What a finished training leaves besides checkpoints: its summary, and the teacher in a format of its own."""
 
 from __future__ import annotations
 
@@ -47,16 +47,14 @@ class TrainingSummary(Callback):
             print(f"Best checkpoint: {best}{reached}")
 
 
-class SaveModel(Callback):
-    """Saves one module of the task in its own format when training ends: a diffusers folder, a safetensors file.
+class SaveTeacher(Callback):
+    """Saves the task's teacher as safetensors when training ends.
 
     Args:
-        attribute: the task's module, with a method ``save(path)``: ``autoencoder`` or ``teacher``.
-        name: file or folder inside the run directory.
+        name: file inside the run directory.
     """
 
-    def __init__(self, attribute: str, name: str) -> None:
-        self.attribute = attribute
+    def __init__(self, name: str = "teacher.safetensors") -> None:
         self.name = name
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -65,5 +63,6 @@ class SaveModel(Callback):
         folder = run_folder(trainer)
         assert folder.directory is not None
         path = Path(folder.directory.path) / self.name
-        getattr(pl_module, self.attribute).save(path)
-        rank_zero_info(f"Saved {self.attribute} to {path}")
+        task: Any = pl_module
+        task.teacher.save(path)
+        rank_zero_info(f"Saved the teacher to {path}")

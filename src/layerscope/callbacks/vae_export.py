@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from layerscope.artifacts import package_versions
 from layerscope.artifacts.run_directory import to_plain
-from layerscope.errors import ArtifactError, ConfigurationError
-from layerscope.functional.latent_scaling import LatentMoments, drift, scaling_entries
+from layerscope.errors import ArtifactError, ConfigurationError, NumericalError
+from layerscope.functional.latent_scaling import LatentDrift, LatentMoments, drift, scaling_entries
 from layerscope.metrics.activation_audit import ActivationAudit, activation_audit
 from layerscope.metrics.latent_statistics import latent_statistics
 from layerscope.protocols import Autoencoder
@@ -52,8 +52,8 @@ def export_autoencoder(
     out: str | Path,
     record: AutoencoderRecord,
     weights: Literal["averaged", "current"],
-    images: Iterable[Tensor] | None = None,
-    start: LatentMoments | None = None,
+    images: Iterable[Tensor] | str,
+    start: LatentMoments | str,
     overwrite: bool = False,
 ) -> dict[str, Any]:
     """Measures a trained autoencoder and writes its folder: weights, config.json, README.md and export.json.
@@ -66,9 +66,9 @@ def export_autoencoder(
         out: the folder.
         record: what the training says of it, as in its checkpoints.
         weights: which weights it has, for the card.
-        images: batches (B, 3, H, W) in [-1, 1] of one size. All are encoded for the statistics and the first
-            ``AUDITED_IMAGES`` are decoded for the audit; without images neither is measured.
-        start: the moments of the starting autoencoder on the same images, for the drift.
+        images: batches (B, 3, H, W) in [-1, 1] of one size, or why there are none. All are encoded for the statistics
+            and the first ``AUDITED_IMAGES`` are decoded for the audit; without images neither is measured.
+        start: the moments of the starting autoencoder on the same images, for the drift; or why there are none.
         overwrite: replace an earlier export in ``out``.
 
     Returns:
@@ -88,24 +88,24 @@ def export_autoencoder(
     not_measured = []
     statistics: LatentMoments | None = None
     audit: ActivationAudit | None = None
-    if images is None:
-        reason = "no images were given (--images)"
-        not_measured += [{"what": what, "reason": reason} for what in ("latent statistics", "activations")]
+    moved: LatentDrift | None = None
+    if isinstance(images, str):
+        not_measured += [{"what": what, "reason": images} for what in ("latent statistics", "activations")]
+        unknown = images
     else:
         kept: list[Tensor] = []
         statistics = latent_statistics(autoencoder, _keeping_first(images, AUDITED_IMAGES, kept))
         audit = activation_audit(autoencoder, kept)
         not_measured += [{"what": f"activations of {block}", "reason": "it was not called"} for block in audit.silent]
-    if start is None or statistics is None:
-        reason = "no images were given (--images)" if statistics is None else "it was not given (--start)"
-        not_measured.append({"what": "drift against the starting autoencoder", "reason": reason})
-    moved = None if start is None or statistics is None else drift(start, statistics)
+        moved, unknown = _drift(start, statistics)
+    if moved is None:
+        not_measured.append({"what": "drift against the starting autoencoder", "reason": unknown})
     scaling = _scale_anew(autoencoder, record, statistics)
     if record["trained"] != "decoder" and statistics is None:
         not_measured.append(
             {
                 "what": "scaling_factor, shift_factor, latents_mean, latents_std",
-                "reason": "the encoder was trained, so those of the start no longer fit, but no images were given",
+                "reason": f"the encoder was trained, so those of the start no longer fit, but {images}",
             }
         )
     document: dict[str, Any] = to_plain(
@@ -190,6 +190,16 @@ def _scale_anew(
     anew = record["trained"] != "decoder" and statistics is not None
     entries = scaling_entries(statistics) if anew and statistics is not None else start
     return {"start": start, "exported": autoencoder.update_config(entries), "re_estimated": anew}
+
+
+def _drift(start: LatentMoments | str, now: LatentMoments) -> tuple[LatentDrift | None, str]:
+    """The drift, or why there is none."""
+    if isinstance(start, str):
+        return None, start
+    try:
+        return drift(start, now), ""
+    except (ConfigurationError, NumericalError) as error:
+        return None, str(error)
 
 
 def _keeping_first(images: Iterable[Tensor], count: int, kept: list[Tensor]) -> Iterator[Tensor]:

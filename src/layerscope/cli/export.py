@@ -93,12 +93,12 @@ def run(args: argparse.Namespace) -> int:
             "downsampling."
         )
     autoencoder.to("cuda" if torch.cuda.is_available() else "cpu")
-    start = None
+    start: LatentMoments | str = "it was not given (--start)"
     if args.start is not None and files is not None:
         start = _starting_moments(args.start, trained.record, autoencoder, files, args.image_size)
-    images = None if files is None else _batches(files, args.image_size)
+    images = "no images were given (--images)" if files is None else _batches(files, args.image_size)
     export = export_autoencoder(
-        autoencoder, args.out, trained.record, trained.weights, images, start=start, overwrite=args.overwrite
+        autoencoder, args.out, trained.record, trained.weights, images, start, overwrite=args.overwrite
     )
     print("\n".join(export_lines(export)))
     print(f"Wrote {args.out}. Use it with --model.init_args.autoencoder.init_args.source={args.out}")

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
-from lightning.pytorch import LightningDataModule
-from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch import LightningDataModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from torch.utils.data import DataLoader, Sampler
 
 from layerscope.data.dataset import LabelledImages, Sample
@@ -24,7 +24,8 @@ _Loader = TypeVar("_Loader", bound=DataLoader)
 class ImageDataModule(LightningDataModule):
     """Reads the splits of a table of image files; a subclass sets ``table`` and adds ``labels``.
 
-    ``fit`` reads train and val, ``validate`` val, ``test`` and ``predict`` the split ``eval_split``. Validation and
+    ``fit`` reads train and val, ``validate`` val, ``test`` and ``predict`` the split ``eval_split``; while a training
+    runs, test is refused to whoever asks. Validation and
     evaluation visit each image exactly once on any number of processes, which needs a Trainer with
     ``use_distributed_sampler=False`` (the layerscope command sets it). Training stopped within an epoch goes on with
     the images that the epoch has left.
@@ -111,7 +112,18 @@ class ImageDataModule(LightningDataModule):
             self.dataset(split)
 
     def dataset(self, split: str) -> LabelledImages:
-        """The data set of a split, made when first asked for."""
+        """The data set of a split, made when first asked for.
+
+        Raises:
+            ConfigurationError: a training runs, and ``split`` is test.
+        """
+        if split == "test" and self.trainer is not None and _trains(self.trainer):
+            raise ConfigurationError(
+                "Something asked for the split 'test' while a training runs. fit trains on train and stops by val: "
+                "whoever chooses epochs or settings by a look at test has no test set left. Take what asks out of the "
+                "training (a callback that reads eval_split), set data.init_args.eval_split to val, or look at test "
+                "with `layerscope test` when the training is over."
+            )
         if split not in self._datasets:
             self._datasets[split] = LabelledImages(
                 self.table.split(split).evenly_spaced(self.limit),
@@ -199,3 +211,8 @@ class ImageDataModule(LightningDataModule):
             # numbers of a run that was resumed, or validated more often, against another's.
             generator=torch.Generator().manual_seed(self.seed),
         )
+
+
+def _trains(trainer: Trainer) -> bool:
+    """Whether a training runs now; what a trainer last did, it still says when that is over."""
+    return trainer.state.fn == TrainerFn.FITTING and trainer.state.status == TrainerStatus.RUNNING

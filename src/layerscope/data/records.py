@@ -144,7 +144,7 @@ def check_files(splits: dict[str, list[Record]]) -> None:
     twins: list[tuple[tuple[str, Record], tuple[str, Record]]] = []
     for split, records in splits.items():
         for record in records:
-            first = seen.setdefault(os.path.normpath(record.path), (split, record))
+            first = seen.setdefault(os.path.abspath(record.path), (split, record))
             if first[1] is not record:
                 twins.append((first, (split, record)))
     if twins:

@@ -52,6 +52,7 @@ class DiffusersAutoencoder(nn.Module):
     Attributes:
         model: the diffusers module; train it, and export with ``save``.
         new_tensors: names of the tensors of ``model`` that ``latent_channels`` made new.
+        pretrained: whether it began with the weights of ``source``, all of them.
 
     Raises:
         ConfigurationError: arguments that do not go together or do not describe a model.
@@ -85,6 +86,7 @@ class DiffusersAutoencoder(nn.Module):
         self.new_tensors: tuple[str, ...] = ()
         if latent_channels is not None:
             self.model, self.new_tensors = with_latent_channels(self.model, latent_channels, seed)
+        self.pretrained = source is not None and not self.new_tensors
         if initial_logvar is not None:
             if source is not None and not self.new_tensors:
                 raise ConfigurationError(

@@ -114,6 +114,7 @@ class AutoencoderTraining(LightningModule):
         self.lpips = lpips
         self.batches = 0
         self._start_hash: str | None = None
+        self._data_hash: str | None = None
 
     @property
     def _network(self) -> nn.Module:
@@ -131,8 +132,13 @@ class AutoencoderTraining(LightningModule):
         keep_frozen_in_eval(self._network)  # not only in train(), which Lightning does not call when fit begins
 
     def setup(self, stage: str) -> None:
-        if stage == "fit" and self._start_hash is None:
+        if stage != "fit":
+            return
+        # Random weights are nobody else's start; an adapter that does not tell has weights of its own.
+        if self._start_hash is None and getattr(self.autoencoder, "pretrained", True):
             self._start_hash = weights_hash(self._network)
+        data: Any = self.trainer.datamodule  # type: ignore[attr-defined]
+        self._data_hash = data.data_hash("train") if hasattr(data, "data_hash") else None
 
     def on_fit_start(self) -> None:
         if self.adversary is not None:
@@ -243,17 +249,23 @@ class AutoencoderTraining(LightningModule):
         checkpoint["layerscope_batches"] = self.batches
         if self.adversary is not None:
             checkpoint["layerscope_adversary"] = self.adversary.state_dict()
+        if (record := self.autoencoder_record()) is not None:
+            checkpoint["layerscope_autoencoder"] = record
+
+    def autoencoder_record(self) -> AutoencoderRecord | None:
+        """What checkpoints and the final export say of the autoencoder; None where it does not tell its config."""
         config = getattr(self.autoencoder, "config", None)
-        if config is not None:
-            checkpoint["layerscope_autoencoder"] = AutoencoderRecord(
-                config=to_plain(config),
-                start_hash=self._start_hash,
-                trained=trained_part(self._network),
-                data_hash=None,
-                losses=self._weights(),
-                metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
-                command=" ".join(sys.argv),
-            )
+        if config is None:
+            return None
+        return AutoencoderRecord(
+            config=to_plain(config),
+            start_hash=self._start_hash,
+            trained=trained_part(self._network),
+            data_hash=self._data_hash,
+            losses=self._weights(),
+            metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
+            command=" ".join(sys.argv),
+        )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = checkpoint["layerscope_batches"]

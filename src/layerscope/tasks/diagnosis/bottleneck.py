@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from layerscope.artifacts import BottleneckScores, Thresholds
 from layerscope.data.hashing import teacher_hash
+from layerscope.data.images_to_measure import images_to_measure
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.controls import controls_by_name
@@ -26,7 +27,7 @@ from layerscope.tasks.diagnosis.feature_comparison import (
     similarity_names,
     some_of,
 )
-from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings, chosen_latent, images_to_measure
+from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings, chosen_latent
 from layerscope.tasks.scoring import check_finite, check_label_count
 from layerscope.tasks.thresholds import ThresholdSettings, resolve_thresholds
 from layerscope.types import Batch, Condition, DiagnosisOutput, TeacherFeatures

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,8 +10,9 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import DataLoader
 
+from layerscope.data.images_to_measure import images_to_measure
 from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.noise import (
     BetaSchedule,
@@ -243,17 +243,3 @@ def noisy_latent(
     eps = sample_noise(ids, clean.shape[1:], noise.seed, 0).to(clean)
     estimate = denoise or space.denoiser(noise.denoiser)
     return space.unnormalise(estimate(add_noise(clean, eps, alpha, sigma), alpha, sigma)).to(z.dtype)
-
-
-def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
-    """At most ``count`` images of a loader's data set, in the order of a hash of their ids.
-
-    Neither the order of the rows nor the number of processes matters: each process measures the same images.
-    """
-    dataset: Any = loader.dataset
-    rows = sorted(
-        range(len(dataset)), key=lambda row: hashlib.blake2b(dataset.ids[row].encode(), digest_size=8).digest()
-    )
-    # For predict Lightning replaces the loader by one that is made from a batch sampler, whose batch_size is None.
-    batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
-    return DataLoader(Subset(dataset, rows[:count]), batch_size=batch_size, collate_fn=loader.collate_fn)
