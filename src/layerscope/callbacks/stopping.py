@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from lightning.fabric.plugins.environments import LightningEnvironment
@@ -69,12 +69,12 @@ class SaveOnSignal(Checkpoint):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         # Lightning resumes behind a batch without what was to follow it: that must be saved at its own time.
-        if not trainer.is_last_batch and not _validation_follows(trainer):
-            self._stop_if_told(trainer)
+        if not trainer.is_last_batch and not _validation_follows(trainer) and (number := self._told(trainer)):
+            self._save_and_stop(trainer, number)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._stop_if_told(trainer, validation_is_due=True)
+        if not trainer.sanity_checking and (number := self._told(trainer)):
+            self._save_and_stop(trainer, number, validation_is_due=True)
 
     def on_validation_batch_end(
         self,
@@ -85,21 +85,21 @@ class SaveOnSignal(Checkpoint):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if trainer.world_size > 1 or self._signals is None or not self._signals.received or _is_over(trainer):
+        if trainer.sanity_checking or trainer.world_size > 1 or not (number := self._told(trainer)):
             return
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WeightAveraging):
                 # It put the averaged weights in the model's place for the validation.
                 callback.on_validation_epoch_end(trainer, pl_module)
-        self._stop_if_told(trainer, validation_is_due=True)
+        self._save_and_stop(trainer, number, validation_is_due=True)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not trainer.sanity_checking and not _epoch_is_last(trainer):
-            self._stop_if_told(trainer)
+        if not trainer.sanity_checking and not _epoch_is_last(trainer) and (number := self._told(trainer)):
+            self._save_and_stop(trainer, number)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        if not _epoch_is_last(trainer):
-            self._stop_if_told(trainer)
+        if not _epoch_is_last(trainer) and (number := self._told(trainer)):
+            self._save_and_stop(trainer, number)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         if self._validation_is_due:
@@ -122,14 +122,15 @@ class SaveOnSignal(Checkpoint):
             self._signals.stop()
             self._signals = None
 
-    def _stop_if_told(self, trainer: Trainer, validation_is_due: bool = False) -> None:
-        """A collective operation."""
+    def _told(self, trainer: Trainer) -> int:
+        """The signal that any process received, 0 for none or where it must wait; a collective operation."""
         number = 0 if self._signals is None else self._signals.received
         if trainer.world_size > 1:
             mine = torch.tensor(number, device=trainer.strategy.root_device)
             number = int(trainer.strategy.reduce(mine, reduce_op="max"))
-        if not number or _is_over(trainer) or _accumulates(trainer):
-            return
+        return 0 if _is_over(trainer) or _accumulates(trainer) else number
+
+    def _save_and_stop(self, trainer: Trainer, number: int, validation_is_due: bool = False) -> NoReturn:
         folder, found_as_last = _checkpoint_folder(trainer)
         path = folder / "last.ckpt"
         self._validation_is_due = validation_is_due
