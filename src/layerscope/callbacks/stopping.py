@@ -134,7 +134,7 @@ class SaveOnSignal(Checkpoint):
         folder, found_as_last = _checkpoint_folder(trainer)
         path = folder / "last.ckpt"
         self._validation_is_due = validation_is_due
-        trainer.save_checkpoint(path)
+        trainer.save_checkpoint(path, weights_only=False)
         if trainer.is_global_zero:
             print(
                 f"\nStopped by {_name(number)} after step {trainer.global_step}. Everything is saved in {path}; go on "
