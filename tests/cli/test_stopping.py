@@ -188,14 +188,13 @@ def test_a_stopped_training_is_saved_and_goes_on(
 @pytest.mark.parametrize(
     ("trainer", "step", "saved_step"),
     [
-        # Two optimizer steps an epoch; told in the first of two batches whose gradients are added up.
-        ({"accumulate_grad_batches": 2}, 2, 3),
-        # Told in the last batch of an epoch that has no validation.
-        ({"check_val_every_n_epoch": 3}, STEPS - 1, STEPS),
+        # Two optimizer steps an epoch. Told in the first of two batches whose gradients are added up; the second is the
+        # last of an epoch without validation.
+        ({"accumulate_grad_batches": 2, "check_val_every_n_epoch": 3}, 1, 2),
         # Told in a batch before a validation within the epoch.
         ({"val_check_interval": 2}, STEPS + 1, STEPS + 2),
     ],
-    ids=["accumulated gradients", "end of an epoch", "validations within an epoch"],
+    ids=["accumulated gradients", "validations within an epoch"],
 )
 def test_a_stop_waits_for_what_belongs_together(
     fundus_phantom: Path, tmp_path: Path, trainer: dict[str, Any], step: int, saved_step: int
@@ -215,9 +214,7 @@ def test_the_last_step_is_followed_to_its_end(bench: Bench) -> None:
     assert read_summary(bench.folder / "limit")["steps"] == 3
 
 
-def test_the_last_checkpoint_is_the_newest_and_may_be_missing(
-    bench: Bench, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_last_checkpoint_is_the_newest_and_may_be_missing(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     checkpoints = bench.folder / "requeued" / "checkpoints"
     short = ["--trainer.max_epochs=1", "--trainer.limit_train_batches=1"]
     assert bench.fit("requeued", "--ckpt_path=last", *short) == 0
