@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import ctypes
 import os
 import signal
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +78,35 @@ class CountingBlockMean(BlockMean):
     def encode(self, x: Tensor) -> Any:
         CountingBlockMean.encoded += len(x)
         return super().encode(x)
+
+
+class SignalsItself(Callback):
+    """Sends its own process a signal, once.
+
+    number: of the signal.
+    step: after how many optimizer steps.
+    place: in the ``training`` step's batch after those, in the first batch of the ``validation`` after them, or
+        ``stuck``: in a training batch that then never ends, whatever its handlers say, and gets the signal once more.
+    rank: of the process that does so.
+    """
+
+    def __init__(self, number: int, step: int, place: str = "training", rank: int = 0) -> None:
+        self.number, self.step, self.place, self.rank = number, step, place, rank
+
+    def on_train_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step != self.step or trainer.global_rank != self.rank or self.place == "validation":
+            return
+        os.kill(os.getpid(), self.number)
+        if self.place == "stuck":
+            threading.Timer(1.5, os.kill, (os.getpid(), self.number)).start()
+            mutex, library = ctypes.create_string_buffer(64), ctypes.CDLL(None)
+            for _again in range(2):
+                library.pthread_mutex_lock(mutex)
+
+    def on_validation_batch_start(self, trainer: Trainer, *_: object) -> None:
+        if trainer.global_step == self.step and self.place == "validation":
+            self.place = "done"
+            os.kill(os.getpid(), self.number)
 
 
 class Witness(Callback):

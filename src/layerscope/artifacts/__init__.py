@@ -7,6 +7,7 @@ from layerscope.artifacts.history import HISTORY_COLUMNS, HISTORY_CSV, HISTORY_J
 from layerscope.artifacts.names import mirrored_file_name, safe_file_name
 from layerscope.artifacts.pictures import PictureFormat, encode_picture, read_picture
 from layerscope.artifacts.run_directory import (
+    PARTIAL_SUFFIX,
     UNFINISHED,
     UNREPORTED_SCORES,
     RunDirectory,
@@ -14,6 +15,7 @@ from layerscope.artifacts.run_directory import (
     open_run_directory,
     read_summary,
     to_plain,
+    whole_file,
     write_file,
     write_json_file,
     write_table,
@@ -28,6 +30,7 @@ __all__ = [
     "HISTORY_CSV",
     "HISTORY_JSON",
     "LONG_COLUMNS",
+    "PARTIAL_SUFFIX",
     "SCHEMA_VERSION",
     "UNFINISHED",
     "UNREPORTED_SCORES",
@@ -47,6 +50,7 @@ __all__ = [
     "read_summary",
     "safe_file_name",
     "to_plain",
+    "whole_file",
     "write_file",
     "write_history",
     "write_json_file",

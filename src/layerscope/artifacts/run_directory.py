@@ -19,7 +19,7 @@ import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 
@@ -32,6 +32,8 @@ SUMMARY = "summary.json"
 UNFINISHED = "UNFINISHED"
 UNREPORTED_SCORES = "scores_unreported.npz"
 """The scores of a run whose statistics or figures failed."""
+PARTIAL_SUFFIX = ".partial"
+"""Of the hidden files that ``whole_file`` writes."""
 _STAGING_PREFIX = ".staging-"
 _PREVIOUS_PREFIX = ".previous-"
 
@@ -300,16 +302,43 @@ def write_file(path: str | Path, data: bytes) -> None:
     Raises:
         ArtifactError: it could not be written.
     """
+    with whole_file(path) as file:
+        file.write(data)
+
+
+@contextmanager
+def whole_file(path: str | Path) -> Iterator[BinaryIO]:
+    """A file to write into, which appears as ``path`` when the block ends without an error, and then is on the disk.
+
+    Until then it is a hidden one beside it, ``partial_file(path)``; one left there by a killed process is replaced.
+
+    Raises:
+        ArtifactError: it could not be written.
+    """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial")
+    partial = partial_file(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        _write_durably(partial, data)
+        with partial.open("wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError as error:
+        _sync(path.parent)
+    except BaseException as error:
         with suppress(OSError):
             partial.unlink()
-        raise ArtifactError(f"{path} could not be written: {error.strerror or error}.") from error
+        if isinstance(error, OSError):
+            raise ArtifactError(
+                f"{path} could not be written: {error.strerror or error}. Nothing of it was kept, and an older file of "
+                "this name is as it was. Free disk space or choose a writable folder."
+            ) from error
+        raise
+
+
+def partial_file(path: Path) -> Path:
+    """Where ``whole_file`` writes."""
+    return path.with_name(f".{path.name}{PARTIAL_SUFFIX}")
 
 
 def _write_durably(path: Path, data: bytes) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import set_parsing_settings
+from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -24,7 +25,9 @@ from lightning.pytorch.trainer import Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from layerscope.artifacts import UNREPORTED_SCORES, RunDirectory, open_run_directory
+from layerscope.callbacks.checkpoint_files import WholeCheckpointIO, tell_if_no_last_checkpoint
 from layerscope.callbacks.run_folder import RunFolder
+from layerscope.callbacks.stopping import SaveOnSignal
 from layerscope.errors import ConfigurationError, explained_cause
 from layerscope.shipped import here_or_shipped, shipped
 
@@ -81,7 +84,15 @@ class LayerscopeCLI(LightningCLI):
         config_yaml = self._parser(self.subcommand).dump(self.config[self.subcommand], skip_none=False)
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         callbacks.append(RunFolder(self.run_directory, config_yaml))
+        if self.subcommand == "fit" and not config.get("fast_dev_run"):
+            callbacks.append(SaveOnSignal())
+        if type(trainer.strategy.checkpoint_io) is TorchCheckpointIO:
+            trainer.strategy.checkpoint_io = WholeCheckpointIO()
         return trainer
+
+    def before_fit(self) -> None:
+        if self._get(self.config, "ckpt_path") == "last" and _is_rank_zero():
+            tell_if_no_last_checkpoint(self.trainer)
 
 
 def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[str] = ()) -> int:
@@ -89,6 +100,7 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*there is no last checkpoint available.*")  # told in before_fit
     # Lightning advertises its cloud services through the same logger as its messages.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
