@@ -11,14 +11,16 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import OptimizerCallable
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from layerscope.artifacts import to_plain
 from layerscope.data.hashing import weights_hash
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.reconstruction import kl_divergence
 from layerscope.losses import KL, L1, LatentNoise, LossInputs, RunningLatentStd, WeightedSum
 from layerscope.metrics.reconstruction import ReconstructionQuality
 from layerscope.protocols import Autoencoder
+from layerscope.tasks.finite import check_gradients, check_weights, way_back
 from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
 from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
@@ -95,6 +97,7 @@ class AutoencoderTraining(LightningModule):
             _enable_gradient_checkpointing(autoencoder)
         self.lpips = lpips
         self.batches = 0
+        self._last_ids: list[str] = []
         self._start_hash: str | None = None
 
     @property
@@ -120,10 +123,20 @@ class AutoencoderTraining(LightningModule):
         torch.manual_seed(self.batch_seed())
         inputs = self._through(batch)
         self.batches += 1
-        loss, values = self.losses(inputs)
+        try:
+            loss, values = self.losses(inputs)
+        except NumericalError as error:
+            raise NumericalError(f"{error} {way_back(self.trainer)}") from error
+        self._last_ids = batch["id"]
         self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
         return cast(Tensor, loss)
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        check_gradients(self, optimizer, self._last_ids)
+
+    def on_train_end(self) -> None:
+        check_weights([self.state_dict()], self.trainer)
 
     def batch_seed(self) -> int:
         """Of everything that the coming batch draws on this process."""
@@ -146,7 +159,7 @@ class AutoencoderTraining(LightningModule):
             noisy = self.latent_noise.apply(z, self.latent_spread.std)
             recon, noisy_recon = self.autoencoder.decode(torch.cat([z, noisy])).float().chunk(2)
         return LossInputs(
-            image=image,
+            image=image.float(),
             recon=recon,
             mean=mean,
             std=std,
@@ -201,6 +214,8 @@ class AutoencoderTraining(LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Weight averaging puts the average into state_dict, and what is trained into current_model_state.
+        check_weights([checkpoint["state_dict"], checkpoint.get("current_model_state", {})], self.trainer)
         checkpoint["layerscope_batches"] = self.batches
         config = getattr(self.autoencoder, "config", None)
         if config is not None:
