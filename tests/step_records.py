@@ -16,9 +16,10 @@ Step = dict[str, Any]
 class StepRecords(Callback):
     """One record for each step of each optimizer, in ``<path>.<rank>.pt``.
 
-    A record has ``optimizer`` (its number), ``batch``, ``ids``, ``buffers`` by name, ``names`` of the parameters which
-    that optimizer holds, and of these by name: ``local``, the gradient of this process's batch alone, before DDP averages it;
-    ``gradients``, what the optimizer is about to use (only for parameters that have one); ``weights``, after the step.
+    A record has ``optimizer`` (its number), ``batch``, ``ids``, ``buffers`` by name, and ``names`` of the parameters
+    which that optimizer holds. By those names: ``local``, the gradient of this process's batch alone, before DDP
+    averages it; ``gradients``, what the optimizer is about to use (only of parameters that have one); ``weights``,
+    after the step.
 
     path: absolute, without the ending.
     """

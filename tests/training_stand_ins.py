@@ -53,3 +53,21 @@ class WatchedTeacher(TinyTeacher):
 
     def __deepcopy__(self, memo: dict[int, Any]) -> WatchedTeacher:
         raise AssertionError("a frozen teacher was copied")
+
+
+class Runaway(torch.optim.SGD):
+    """Plain gradient descent at 0.01, infinite once ``after`` steps were taken."""
+
+    def __init__(self, params: Any, after: int) -> None:
+        super().__init__(params, lr=0.01)
+        self.left = after
+
+    def step(self, closure: Any = None) -> Any:
+        loss = super().step(closure)
+        self.left -= 1
+        if self.left < 0:
+            with torch.no_grad():
+                for group in self.param_groups:
+                    for parameter in group["params"]:
+                        parameter.mul_(torch.inf)
+        return loss

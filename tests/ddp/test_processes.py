@@ -12,6 +12,7 @@ from stand_ins import diagnosis, read_rows
 
 from layerscope.artifacts import BottleneckScores, read_csv, read_summary
 
+
 def run(folder: Path, config: Path, name: str, *overrides: str) -> Path:
     """The run directory of a command that succeeds."""
     done = command("test", folder, config, name, *overrides)

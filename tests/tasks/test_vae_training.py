@@ -25,6 +25,7 @@ from layerscope.losses import KL, L1, MSE, LatentNoise, NoisyReconstruction
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.vae import AutoencoderTraining
 
+
 @pytest.fixture(scope="module")
 def phantom(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_phantom(tmp_path_factory.mktemp("vae") / "fundus", "fundus", n=40, size=32, seed=5)

@@ -22,7 +22,7 @@ from layerscope.metrics.reconstruction import ReconstructionQuality
 from layerscope.protocols import Autoencoder
 from layerscope.tasks.finite import check_gradients, check_weights, way_back
 from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
-from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
+from layerscope.tasks.optimization import LearningRateSchedule, warn_of_half_precision, with_schedule
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
 
@@ -62,7 +62,7 @@ class AutoencoderTraining(LightningModule):
         train: TrainedPart = "all",
         freeze: list[str] | None = None,
         crop_size: int | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         lr_schedule: LearningRateSchedule = "cosine",
         warmup_fraction: float = 0.05,
         channels_last: bool = False,
@@ -87,7 +87,8 @@ class AutoencoderTraining(LightningModule):
         self.latent_noise = latent_noise
         self.latent_spread = RunningLatentStd(autoencoder.latent_channels) if latent_noise is not None else None
         self.crop_size = crop_size
-        self.optimizer = optimizer
+        # Not AdamW as the default: jsonargparse would hand its weight decay on to any optimizer chosen instead.
+        self.optimizer = optimizer or torch.optim.AdamW
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.channels_last = channels_last
@@ -185,6 +186,7 @@ class AutoencoderTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        warn_of_half_precision(trained)
         return with_schedule(self.optimizer(trained), self.trainer, self.lr_schedule, self.warmup_fraction)
 
     # -- validate ------------------------------------------------------------------------------------------------
