@@ -57,7 +57,7 @@ def test_it_stops_and_goes_on_from_the_last_good_checkpoint(
     assert f"The last good checkpoint is {good}: resume from it with --ckpt_path {good}" in message
     assert "This was optimizer step 6, in epoch 2." in message
     if how == "gradient":
-        assert "its gradient is not, for autoencoder.model.encoder.conv_in.weight, " in message
+        assert "their gradient is not, for autoencoder.model.encoder.conv_in.weight, " in message
         assert "The weights were not changed" in message
     else:
         assert f"A loss term is not finite after 5 training batches: breaks is {how}. " in message
@@ -101,7 +101,7 @@ def test_an_exception_checkpoint_has_the_weights_before_the_broken_gradient(
         {"class_path": saves, "init_args": {"dirpath": str(tmp_path), "filename": "broken_off"}}
     ]
     assert run(tmp_path, config) == 1
-    assert "its gradient is not" in said(capsys)
+    assert "their gradient is not" in said(capsys)
     checkpoint = torch.load(tmp_path / "broken_off.ckpt", weights_only=True)
     assert checkpoint["global_step"] == 3
     assert finite(checkpoint)

@@ -191,6 +191,8 @@ _NOISE = (
     r"\s*- Expected a path but \S+ either not accessible or invalid",
     r"\s*Given value type: <class .*?>(?=\s)",
     r"\s*Given value: NestedArg\(.*?\)(?=\s|$)",
+    r"\s*Given value: (Namespace\(|\{).*",
+    r"\s*- Type typing\.Callable\S*\[.*?\] expects a function or a callable class(?=:)",
 )
 
 
@@ -198,10 +200,12 @@ def _readable(message: str) -> str:
     """jsonargparse's message without its noise, with the nearest accepted name and the way out of a denial."""
     for noise in _NOISE:
         message = re.sub(noise, "", message, flags=re.DOTALL)
+    message = re.sub(r"a typing\.Literal\[(.*?)\]", r"one of \1", message)
+    message = re.sub(r"\s+- Expected a dot import path string:\s\S+(?=\s+Given value:)", ", or a class_path.", message)
     if "import path denylist" in message or "import_path_allowlist" in message:
         message = message.split("Add the import path to import_path_allowlist")[0]
         message += " Allow it with --allow-import NAME if you trust that module."
-    if "arguments are required" in message and "model" in message:
+    if re.search(r"arguments are required: (\w+\.)?model", message):
         message += ". Name a configuration with --config FILE; those in configs/ ship with layerscope."
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
         module, _, name = unknown[1].rpartition(".")

@@ -42,9 +42,9 @@ def check_gradients(module: LightningModule, optimizer: Optimizer, ids: Sequence
     if trainer.accumulate_grad_batches > 1:
         accumulated = f", the last of the {trainer.accumulate_grad_batches} whose gradients were added"
     raise NumericalError(
-        f"The loss is finite, but its gradient is not, for {listed(broken)}. The images of this batch{accumulated}: "
-        f"{listed(ids)}. The weights were not changed. Look for a square root or a division in a loss term, or lower "
-        f"its weight. {way_back(trainer)}"
+        f"The loss terms are finite, but their gradient is not, for {listed(broken)}. The images of this "
+        f"batch{accumulated}: {listed(ids)}. The weights were not changed. Look for a square root or a division in a "
+        f"loss term, or lower its weight. {way_back(trainer)}"
     )
 
 

@@ -74,7 +74,7 @@ def trained_part(autoencoder: nn.Module) -> TrainedPart:
     """Which side really trains, by the parameters and not by the setting: all of one side may be frozen by patterns."""
     trainable = [name for name, parameter in autoencoder.named_parameters() if parameter.requires_grad]
     for side in ("decoder", "encoder"):
-        if trainable and all(_part(name) in _SIDES[side] for name in trainable):
+        if trainable and all(part_of(name) in _SIDES[side] for name in trainable):
             return side
     return "all"
 
@@ -103,7 +103,7 @@ def keep_frozen_in_eval(module: nn.Module) -> None:
 
 
 def _of_side(side: Literal["decoder", "encoder"], names: Sequence[str], autoencoder: nn.Module) -> list[str]:
-    parts = [_part(name) for name in names]
+    parts = [part_of(name) for name in names]
     if side not in parts:
         top = sorted({name.removeprefix(_ADAPTER).split(".")[0] for name in names})
         raise ConfigurationError(
@@ -114,7 +114,7 @@ def _of_side(side: Literal["decoder", "encoder"], names: Sequence[str], autoenco
     return [name for name, part in zip(names, parts) if part in _SIDES[side]]
 
 
-def _part(name: str) -> str | None:
+def part_of(name: str) -> str | None:
     """The first of the four parts that is a component of a parameter's name."""
     return next((part for part in name.split(".") if part in _PARTS), None)
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LRSchedulerCallable, ReduceLROnPlateau
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -15,14 +16,34 @@ from layerscope.errors import ConfigurationError
 from layerscope.functional.schedules import warmup_cosine
 
 LearningRateSchedule = Literal["cosine", "constant"]
+Interval = Literal["step", "epoch"]
 
 
 def with_schedule(
-    optimizer: Optimizer, trainer: Trainer, schedule: LearningRateSchedule, warmup_fraction: float
+    optimizer: Optimizer,
+    trainer: Trainer,
+    schedule: LearningRateSchedule | LRSchedulerCallable,
+    warmup_fraction: float,
+    interval: Interval = "epoch",
 ) -> Any:
-    """What ``configure_optimizers`` returns: a linear rise, then half a cosine to zero or a constant rate, by step."""
+    """What ``configure_optimizers`` returns.
+
+    schedule: after a linear rise over ``warmup_fraction`` of all steps, half a ``cosine`` to zero or a ``constant``
+        rate; or a function from the optimizer to a torch scheduler, which takes the place of both.
+    interval: whether a torch scheduler advances after every optimizer step or every epoch.
+    """
+    if callable(schedule):
+        if interval not in ("step", "epoch"):
+            raise ConfigurationError(f"lr_interval is {interval!r}: expected step or epoch.")
+        scheduler: Any = schedule(optimizer)
+        entry: dict[str, Any] = {"scheduler": scheduler, "interval": interval}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            entry["monitor"] = scheduler.monitor
+        return {"optimizer": optimizer, "lr_scheduler": entry}
     if schedule not in ("cosine", "constant"):
-        raise ConfigurationError(f"lr_schedule is {schedule!r}: expected cosine or constant.")
+        raise ConfigurationError(
+            f"lr_schedule is {schedule!r}: expected cosine, constant or a torch scheduler by class_path."
+        )
     if schedule == "constant" and warmup_fraction == 0:
         return optimizer
     steps = int(trainer.estimated_stepping_batches)

@@ -11,13 +11,17 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from layerscope.data.hashing import weights_hash
-from layerscope.errors import ConfigurationError, DataError, NumericalError
+from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.controls import from_uint8, to_uint8
-from layerscope.functional.noise import add_noise, sample_noise
 from layerscope.functional.reconstruction import psnr, ssim
-from layerscope.metrics.latents import LatentStatistics
 from layerscope.protocols import Autoencoder
-from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseProcess, chosen_latent, images_to_measure
+from layerscope.tasks.diagnosis.latent_space import (
+    LatentSpace,
+    NoiseProcess,
+    chosen_latent,
+    measure_latent_space,
+    noisy_latent,
+)
 from layerscope.types import Batch, ReconstructedBatch
 
 
@@ -111,7 +115,7 @@ class Reconstruction(LightningModule):
         loader = self.trainer.predict_dataloaders
         if not isinstance(loader, DataLoader):
             raise ConfigurationError("Reconstruction needs one dataloader with a map-style dataset to measure latents.")
-        self._space = self._measure(loader)
+        self._space = measure_latent_space(self, self.autoencoder, self.noise, loader, self.posterior)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> ReconstructedBatch:
         image, ids = batch["image"], batch["id"]
@@ -131,7 +135,7 @@ class Reconstruction(LightningModule):
     def _reconstruct(self, image: Tensor, ids: list[str]) -> Tensor:
         z = chosen_latent(self.autoencoder.encode(image), ids, self.posterior, self.noise.seed)
         if self._space is not None:
-            z = self._noisy(z, ids, self._space)
+            z = noisy_latent(z, ids, self.timestep, self.noise, self._space, self.denoiser)
         recon = self.autoencoder.decode(z)
         if recon.shape != image.shape:
             raise ConfigurationError(
@@ -148,36 +152,3 @@ class Reconstruction(LightningModule):
                 "autoencoder's weights, or run in 32-bit precision (SDXL's VAE overflows in float16)."
             )
         return recon
-
-    def _noisy(self, z: Tensor, ids: list[str], space: LatentSpace) -> Tensor:
-        clean = space.normalise(z)
-        alpha, sigma = self.schedule.alpha_sigma(self.timestep)
-        denoise = self.denoiser or space.denoiser(self.noise.denoiser)
-        eps = sample_noise(ids, clean.shape[1:], self.noise.seed, 0).to(clean)
-        return space.unnormalise(denoise(add_noise(clean, eps, alpha, sigma), alpha, sigma)).to(z.dtype)
-
-    @torch.no_grad()
-    def _measure(self, loader: DataLoader[Any]) -> LatentSpace:
-        """Statistics of the latents, as a bottleneck diagnosis measures them; the same on every process."""
-        statistics: LatentStatistics | None = None
-        precision = self.trainer.precision_plugin
-        for batch in images_to_measure(loader, self.noise.latent_statistics_images):
-            image = precision.convert_input(batch["image"].to(self.device))
-            # Lightning enters the precision's context for steps only.
-            with precision.forward_context():
-                z = chosen_latent(self.autoencoder.encode(image), batch["id"], self.posterior, self.noise.seed)
-                if self.noise.latent_normalisation == "config":
-                    z = self.autoencoder.scale(z)
-            if statistics is None:
-                statistics = LatentStatistics(*z.shape[1:]).to(self.device)
-                # Every process has the same figures: a sum over processes would count each image several times.
-                statistics.sync_on_compute = False
-            if z.shape[1:] != statistics.spectrum.shape:
-                raise DataError(
-                    f"The image {batch['id'][0]!r} has another size than those before it; noise (timestep "
-                    f"{self.timestep}) needs one size, since latents are measured per position. Set "
-                    "data.init_args.image_size or data.init_args.center_crop_size, or timestep: 0."
-                )
-            statistics.update(z)
-        assert statistics is not None
-        return LatentSpace(self.autoencoder, self.noise.latent_normalisation, statistics.compute())

@@ -9,7 +9,7 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import OptimizerCallable
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -20,9 +20,12 @@ from layerscope.functional.reconstruction import kl_divergence
 from layerscope.losses import KL, L1, LatentNoise, LossInputs, RunningLatentStd, WeightedSum
 from layerscope.metrics.reconstruction import ReconstructionQuality
 from layerscope.protocols import Autoencoder
+from layerscope.tasks.adversary import Adversarial, Adversary
+from layerscope.tasks.compiled import AutoencoderFunctions
+from layerscope.tasks.diagnosis.validation import ShortDiagnosis, ShortDiagnosisRun
 from layerscope.tasks.finite import check_gradients, check_weights, way_back
 from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
-from layerscope.tasks.optimization import LearningRateSchedule, warn_of_half_precision, with_schedule
+from layerscope.tasks.optimization import Interval, LearningRateSchedule, warn_of_half_precision, with_schedule
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
 
@@ -31,7 +34,8 @@ class AutoencoderTraining(LightningModule):
 
     ``train/<term>`` are the unweighted terms; ``train/rec_mean`` (mean absolute error per element),
     ``train/kl_per_image`` and ``train/kl_per_latent_element`` (nats) are logged whatever the losses. Validation
-    decodes the posterior's mode, without latent noise, and logs ``metrics.reconstruction`` as ``val/...``.
+    decodes the posterior's mode, without latent noise, and logs ``metrics.reconstruction`` as ``val/...``; with
+    ``diagnosis`` also how much a teacher minds, ``val/mean_abs_delta_p`` and others.
 
     What training draws (posterior, latent noise, crops, the terms' own choices) follows from the seed of
     ``seed_everything``, the process and the number of the batch alone, so a resumed run draws what an uninterrupted
@@ -41,12 +45,17 @@ class AutoencoderTraining(LightningModule):
         autoencoder: a module that satisfies ``layerscope.protocols.Autoencoder``.
         losses: terms of ``layerscope.losses`` or your own; by default L1 and KL with weight 1e-6.
         latent_noise: noise z̃ on the latents, for terms that read the reconstruction of z̃.
+        adversarial: a discriminator to train against (``tasks.adversary``).
+        diagnosis: a teacher that judges reconstructions in validation (``tasks.diagnosis.validation``).
         train: ``all``, or only the ``decoder`` or the ``encoder`` side (``tasks.freezing``).
         freeze: patterns of further parameters that stay as they are: globs, or ``re:...``.
         crop_size: train on random square crops of this side; whole images by default.
         optimizer: called with the trainable parameters, ``torch.optim.AdamW`` by default.
-        lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``.
+        lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``. Or a
+            torch scheduler by class_path, in the place of both.
+        lr_interval: whether such a scheduler advances after each ``step`` of the optimizer or each ``epoch``.
         warmup_fraction: share of the training steps with linearly rising learning rate.
+        compile: ``torch.compile`` for encoding and decoding in training steps, checked on the first batch.
         channels_last: memory layout of weights and images; often faster for convolutions.
         gradient_checkpointing: diffusers' own: half the memory of activations for a third more time.
         lpips: also measure LPIPS in validation where its weights are in torch.hub's cache.
@@ -59,12 +68,16 @@ class AutoencoderTraining(LightningModule):
         autoencoder: nn.Module,
         losses: list[nn.Module] | None = None,
         latent_noise: LatentNoise | None = None,
+        adversarial: Adversarial | None = None,
+        diagnosis: ShortDiagnosis | None = None,
         train: TrainedPart = "all",
         freeze: list[str] | None = None,
         crop_size: int | None = None,
         optimizer: OptimizerCallable | None = None,
-        lr_schedule: LearningRateSchedule = "cosine",
+        lr_schedule: LearningRateSchedule | LRSchedulerCallable = "cosine",
+        lr_interval: Interval = "epoch",
         warmup_fraction: float = 0.05,
+        compile: bool = False,
         channels_last: bool = False,
         gradient_checkpointing: bool = False,
         lpips: bool = False,
@@ -84,18 +97,22 @@ class AutoencoderTraining(LightningModule):
                 "latent_noise is set, but no loss term reads the reconstruction of a noisy latent. Add one "
                 "(layerscope.losses.NoisyReconstruction, NoisyFeatureMatching), or remove latent_noise."
             )
+        self.adversary = None if adversarial is None else Adversary(adversarial, autoencoder, self.losses)
+        self.diagnosis = diagnosis
         self.latent_noise = latent_noise
         self.latent_spread = RunningLatentStd(autoencoder.latent_channels) if latent_noise is not None else None
         self.crop_size = crop_size
         # Not AdamW as the default: jsonargparse would hand its weight decay on to any optimizer chosen instead.
         self.optimizer = optimizer or torch.optim.AdamW
         self.lr_schedule = lr_schedule
+        self.lr_interval: Interval = lr_interval
         self.warmup_fraction = warmup_fraction
         self.channels_last = channels_last
         if channels_last:
             autoencoder.to(memory_format=torch.channels_last)
         if gradient_checkpointing:
             _enable_gradient_checkpointing(autoencoder)
+        self._functions = AutoencoderFunctions(autoencoder, compile)
         self.lpips = lpips
         self.batches = 0
         self._last_ids: list[str] = []
@@ -120,12 +137,20 @@ class AutoencoderTraining(LightningModule):
         if stage == "fit" and self._start_hash is None:
             self._start_hash = weights_hash(self._network)
 
+    def on_fit_start(self) -> None:
+        if self.adversary is not None:
+            self.adversary.start(self)
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         torch.manual_seed(self.batch_seed())
         inputs = self._through(batch)
         self.batches += 1
         try:
             loss, values = self.losses(inputs)
+            if self.adversary is not None:
+                generator_loss, judged = self.adversary.generator_loss(inputs)
+                loss = loss + generator_loss
+                values |= judged | self.adversary.learn(inputs, self.trainer.accumulate_grad_batches)
         except NumericalError as error:
             raise NumericalError(f"{error} {way_back(self.trainer)}") from error
         self._last_ids = batch["id"]
@@ -135,6 +160,8 @@ class AutoencoderTraining(LightningModule):
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         check_gradients(self, optimizer, self._last_ids)
+        if self.adversary is not None:
+            self.adversary.step(self)
 
     def on_train_end(self) -> None:
         check_weights([self.state_dict()], self.trainer)
@@ -149,16 +176,16 @@ class AutoencoderTraining(LightningModule):
         image = self._crop(batch["image"])
         if self.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        posterior = self.autoencoder.encode(image)
-        mean, std = posterior.mean, posterior.std
+        mean, std = self._functions.encode(image)
         z = mean + std * torch.randn_like(mean)
         noisy_recon = None
         if self.latent_noise is None or self.latent_spread is None:
-            recon = self.autoencoder.decode(z).float()
+            recon = self._functions.decode(z).float()
         else:
             self.latent_spread.update(z.detach())
             noisy = self.latent_noise.apply(z, self.latent_spread.std)
-            recon, noisy_recon = self.autoencoder.decode(torch.cat([z, noisy])).float().chunk(2)
+            recon, noisy_recon = self._functions.decode(torch.cat([z, noisy])).float().chunk(2)
+        self._functions.check(image, mean, std, z, recon)
         return LossInputs(
             image=image.float(),
             recon=recon,
@@ -169,7 +196,7 @@ class AutoencoderTraining(LightningModule):
             known=batch["known"] if batch["target"].shape[1] else None,
             batches=self.batches,
             id=batch["id"],
-            decode=self.autoencoder.decode,
+            decode=self._functions.decode,
             latent=z,
         )
 
@@ -187,13 +214,17 @@ class AutoencoderTraining(LightningModule):
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         warn_of_half_precision(trained)
-        return with_schedule(self.optimizer(trained), self.trainer, self.lr_schedule, self.warmup_fraction)
+        optimizer = self.optimizer(trained)
+        return with_schedule(optimizer, self.trainer, self.lr_schedule, self.warmup_fraction, self.lr_interval)
 
     # -- validate ------------------------------------------------------------------------------------------------
 
     def on_validation_epoch_start(self) -> None:
         loader: Any = self.trainer.val_dataloaders
         self.quality = ReconstructionQuality(len(loader.dataset), lpips_backbone="alex" if self.lpips else None)
+        self._diagnosed: ShortDiagnosisRun | None = None
+        if self.diagnosis is not None and not self.trainer.sanity_checking:
+            self._diagnosed = ShortDiagnosisRun(self.diagnosis, self, self.autoencoder)
 
     def validation_step(  # type: ignore[override]
         self, batch: Batch, batch_idx: int
@@ -204,21 +235,30 @@ class AutoencoderTraining(LightningModule):
             batch["id"], batch["index"], batch["image"], recon, posterior.mean.float(), posterior.std.float()
         )
         self.quality.update(output)
+        if self._diagnosed is not None:
+            self._diagnosed.update(batch, posterior.mean, recon)
         return output
 
     def on_validation_epoch_end(self) -> None:
         if self.trainer.sanity_checking:
             return
         # Every process holds the figures of the whole split, so no reduction is asked of the logger.
-        for name, value in self.quality.compute().items():
-            self.log(f"val/{name}", value, prog_bar=name == "psnr")
+        found = self.quality.compute()
+        if self._diagnosed is not None:
+            found |= self._diagnosed.agreement.compute()
+        for name, value in found.items():
+            self.log(f"val/{name}", value, prog_bar=name in ("psnr", "mean_abs_delta_p"))
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         # Weight averaging puts the average into state_dict, and what is trained into current_model_state.
-        check_weights([checkpoint["state_dict"], checkpoint.get("current_model_state", {})], self.trainer)
+        written = [checkpoint["state_dict"], checkpoint.get("current_model_state", {})]
         checkpoint["layerscope_batches"] = self.batches
+        if self.adversary is not None:
+            checkpoint["layerscope_adversary"] = self.adversary.state_dict()
+            written.append({f"discriminator.{k}": v for k, v in self.adversary.discriminator.state_dict().items()})
+        check_weights(written, self.trainer)
         config = getattr(self.autoencoder, "config", None)
         if config is not None:
             checkpoint["layerscope_autoencoder"] = AutoencoderRecord(
@@ -226,14 +266,21 @@ class AutoencoderTraining(LightningModule):
                 start_hash=self._start_hash,
                 trained=trained_part(self._network),
                 data_hash=None,
-                losses={str(term.name): float(term.weight) for term in self.losses.terms},  # type: ignore[arg-type]
+                losses=self._weights(),
                 metrics={name: float(value) for name, value in self.trainer.callback_metrics.items()},
                 command=" ".join(sys.argv),
             )
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.batches = checkpoint["layerscope_batches"]
+        if self.adversary is not None and "layerscope_adversary" in checkpoint:
+            self.adversary.load_state_dict(checkpoint["layerscope_adversary"])
         self._start_hash = checkpoint.get("layerscope_autoencoder", {}).get("start_hash", self._start_hash)
+
+    def _weights(self) -> dict[str, float]:
+        """The loss terms' weights by name."""
+        weights = {str(term.name): float(term.weight) for term in self.losses.terms}  # type: ignore[arg-type]
+        return weights if self.adversary is None else weights | {"adversarial": self.adversary.settings.weight}
 
     def _crop(self, image: Tensor) -> Tensor:
         """Random crops, one position per image."""

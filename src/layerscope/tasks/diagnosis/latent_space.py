@@ -9,19 +9,22 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
-from layerscope.errors import ConfigurationError, NumericalError
+from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.noise import (
     BetaSchedule,
     DDPMSchedule,
     FlowMatchSchedule,
     NoiseSchedule,
     TableSchedule,
+    add_noise,
     sample_noise,
 )
-from layerscope.protocols import Autoencoder, Posterior
+from layerscope.metrics.latents import LatentStatistics
+from layerscope.protocols import Autoencoder, Denoiser, Posterior
 
 # From this log-SNR down (SDXL's t = 150) the draw is most of the variance of a sample's score.
 _MANY_DRAWS_BELOW_LOG_SNR = 2.96
@@ -188,6 +191,58 @@ def chosen_latent(posterior: Posterior, ids: list[str], choice: Literal["mode", 
         return posterior.mean
     eps = sample_noise(ids, posterior.mean.shape[1:], seed, "posterior")
     return posterior.mean + posterior.std * eps.to(posterior.mean)
+
+
+@torch.no_grad()
+def measure_latent_space(
+    module: LightningModule,
+    autoencoder: Autoencoder,
+    noise: NoiseProcess,
+    loader: DataLoader[Any],
+    posterior: Literal["mode", "sample"] = "mode",
+) -> LatentSpace:
+    """The units of ``noise`` by statistics of latents, as a bottleneck diagnosis measures them; equal on every process.
+
+    Raises:
+        DataError: the measured images are of several sizes.
+        NumericalError: their latents are NaN or infinite.
+    """
+    statistics: LatentStatistics | None = None
+    precision = module.trainer.precision_plugin
+    for batch in images_to_measure(loader, noise.latent_statistics_images):
+        image = precision.convert_input(batch["image"].to(module.device))
+        # Lightning enters the precision's context for steps only.
+        with precision.forward_context():
+            z = chosen_latent(autoencoder.encode(image), batch["id"], posterior, noise.seed)
+            if noise.latent_normalisation == "config":
+                z = autoencoder.scale(z)
+        if statistics is None:
+            statistics = LatentStatistics(*z.shape[1:]).to(module.device)
+            # Every process has the same figures: a sum over processes would count each image several times.
+            statistics.sync_on_compute = False
+        if z.shape[1:] != statistics.spectrum.shape:
+            raise DataError(
+                f"The image {batch['id'][0]!r} has another size than those before it; noise (a timestep other than 0) "
+                "needs one size, since latents are measured per position. Set data.init_args.image_size or "
+                "data.init_args.center_crop_size, or take the noise out."
+            )
+        statistics.update(z)
+    assert statistics is not None
+    return LatentSpace(autoencoder, noise.latent_normalisation, statistics.compute())
+
+
+def noisy_latent(
+    z: Tensor, ids: list[str], t: int, noise: NoiseProcess, space: LatentSpace, denoise: Denoiser | None = None
+) -> Tensor:
+    """Raw latents (B, C, h, w) after the noise of step ``t``, the first draw of each sample, and the denoiser.
+
+    denoise: in the place of a built-in one that ``noise`` names.
+    """
+    clean = space.normalise(z)
+    alpha, sigma = noise.schedule().alpha_sigma(t)
+    eps = sample_noise(ids, clean.shape[1:], noise.seed, 0).to(clean)
+    estimate = denoise or space.denoiser(noise.denoiser)
+    return space.unnormalise(estimate(add_noise(clean, eps, alpha, sigma), alpha, sigma)).to(z.dtype)
 
 
 def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
