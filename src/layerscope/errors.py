@@ -5,6 +5,8 @@ The message of such an error is one readable paragraph: what was looked for, wha
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class LayerscopeError(Exception):
     """A failure that is explained to the user in one paragraph. Exit status 1."""
@@ -32,6 +34,11 @@ class NumericalError(LayerscopeError):
 
 class ArtifactError(LayerscopeError):
     """A run directory that cannot be written, read or trusted."""
+
+
+def listed(names: Sequence[str], most: int = 16) -> str:
+    """Names in a message: the first of them, and how many there are."""
+    return ", ".join(names[:most]) + (f", … ({len(names)} in all)" if len(names) > most else "")
 
 
 def explained_cause(error: BaseException | None) -> LayerscopeError | None:

@@ -2,46 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from commands import TWO, command
 from result_tables import assert_equal_results
 from stand_ins import diagnosis, read_rows
 
 from layerscope.artifacts import BottleneckScores, read_csv, read_summary
 
-TESTS = Path(__file__).parents[1]
-
-
-def command(folder: Path, config: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:
-    """``layerscope test`` as a command of its own; Lightning starts the second process from it."""
-    arguments = [sys.executable, "-m", "layerscope", "test", "--config", str(config), f"--experiment_name={name}"]
-    environment = {key: value for key, value in os.environ.items() if key not in ("MASTER_PORT", "LOCAL_RANK", "RANK")}
-    environment["PYTHONPATH"] = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
-    environment["OMP_NUM_THREADS"] = "1"
-    return subprocess.run(
-        [*arguments, "--allow-import=oracles", "--allow-import=stand_ins", *overrides],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=240,
-    )
-
 
 def run(folder: Path, config: Path, name: str, *overrides: str) -> Path:
     """The run directory of a command that succeeds."""
-    done = command(folder, config, name, *overrides)
+    done = command("test", folder, config, name, *overrides)
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Results:") == 1
     return folder / "outputs" / name
-
-
-TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
 
 
 @pytest.mark.slow
@@ -75,7 +52,7 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path, fundus_phantom: Pa
 @pytest.mark.slow
 def test_fewer_images_than_processes(tmp_path: Path, fundus_phantom: Path) -> None:
     config = diagnosis(fundus_phantom, tmp_path / "config.yaml", latent_statistics_images=1)
-    done = command(tmp_path, config, "two", "--data.init_args.limit=1", *TWO)
+    done = command("test", tmp_path, config, "two", "--data.init_args.limit=1", *TWO)
     assert done.returncode == 0, done.stderr
     assert read_summary(tmp_path / "outputs" / "two")["counts"]["images"] == 1
 
@@ -86,7 +63,7 @@ def test_an_image_that_fails_on_one_process_ends_both(tmp_path: Path, fundus_pha
     second = [row["path"] for row in read_rows(root / "labels.csv") if row["split"] == "test"][1]
     (root / second).write_bytes(b"no image")
     config = diagnosis(root, tmp_path / "config.yaml", latent_statistics_images=1)
-    done = command(tmp_path, config, "two", *TWO)
+    done = command("test", tmp_path, config, "two", *TWO)
     assert done.returncode == 1, done.stderr
     told = " ".join(done.stderr.split())
     assert "Traceback" not in told

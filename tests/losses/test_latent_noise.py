@@ -134,3 +134,15 @@ def test_two_processes_follow_the_std_of_one(tmp_path: Path) -> None:
     for key, value in one.state_dict().items():
         torch.testing.assert_close(first[key], second[key], rtol=0, atol=0)
         torch.testing.assert_close(first[key], value, rtol=1e-5, atol=1e-5)
+
+
+def test_a_batch_with_nan_changes_nothing() -> None:
+    spread = RunningLatentStd(2)
+    spread.update(torch.randn(3, 2, 4, 4, generator=torch.Generator().manual_seed(0)))
+    before = {name: value.clone() for name, value in spread.state_dict().items()}
+    for broken in (torch.nan, torch.inf):
+        latents = torch.ones(3, 2, 4, 4)
+        latents[1, 0, 2, 2] = broken
+        spread.update(latents)
+    for name, value in spread.state_dict().items():
+        assert torch.equal(value, before[name])

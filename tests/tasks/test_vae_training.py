@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import yaml
 from small_architectures import SMALL_KL
 from stand_ins import read_rows
 from torch import nn
+from vae_runs import LAST, SUMMARY, fit, settings
 
 from layerscope.artifacts import read_summary
 from layerscope.cli import main
@@ -24,12 +24,6 @@ from layerscope.errors import ConfigurationError
 from layerscope.losses import KL, L1, MSE, LatentNoise, NoisyReconstruction
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.vae import AutoencoderTraining
-
-LAST = {
-    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
-    "init_args": {"filename": "last", "enable_version_counter": False},
-}
-SUMMARY = {"class_path": "layerscope.callbacks.training.TrainingSummary"}
 
 
 @pytest.fixture(scope="module")
@@ -44,50 +38,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
-
-
-def settings(root: Path, losses: list[dict[str, Any]] | None = None, **trainer: Any) -> dict[str, Any]:
-    return {
-        "seed_everything": 3,
-        "trainer": {
-            "accelerator": "cpu",
-            "logger": False,
-            "num_sanity_val_steps": 0,
-            "enable_progress_bar": False,
-            "enable_model_summary": False,
-            "callbacks": [SUMMARY],
-            **trainer,
-        },
-        "model": {
-            "class_path": "layerscope.tasks.vae.AutoencoderTraining",
-            "init_args": {
-                "autoencoder": {
-                    "class_path": "layerscope.models.autoencoders.DiffusersAutoencoder",
-                    "init_args": {"architecture": SMALL_KL, "initial_logvar": -6.0},
-                },
-                "optimizer": {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.005}},
-                **({} if losses is None else {"losses": losses}),
-            },
-        },
-        "data": {
-            "class_path": "layerscope.data.multilabel.MultilabelImages",
-            "init_args": {
-                "root": str(root),
-                "table": "labels.csv",
-                "schema": "schema.yaml",
-                "limit": 4,
-                "batch_size": 4,
-            },
-        },
-    }
-
-
-def fit(folder: Path, name: str, config: dict[str, Any], *overrides: str) -> Path:
-    path = folder / f"{name}.yaml"
-    path.write_text(yaml.safe_dump(config))
-    arguments = [f"--output_root={folder}", f"--experiment_name={name}", *overrides]
-    assert main(["fit", "--debug", "--config", str(path), *arguments]) == 0
-    return folder / name
 
 
 def test_an_autoencoder_learns_and_is_saved_as_diffusers_reads_it(phantom: Path, tmp_path: Path) -> None:

@@ -109,8 +109,11 @@ class RunningLatentStd(nn.Module):
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             torch.distributed.all_reduce(sums)
         total, squares = sums[:-1].div(sums[-1]).chunk(2)
-        self.batches += 1
+        # A batch with NaN, which ends the training, leaves the state fit to be saved.
+        good = torch.isfinite(sums).all()
+        self.batches += good
         share = (1 / self.batches).clamp_min(self.momentum)
         variance = (squares - total.square()).clamp_min(0)
-        self.variance.copy_((1 - share) * self.variance + share * variance + share * (1 - share) * total.square())
-        self.mean += share * total
+        mixed = (1 - share) * self.variance + share * variance + share * (1 - share) * total.square()
+        self.variance.copy_(torch.where(good, mixed, self.variance))
+        self.mean.copy_(torch.where(good, self.mean + share * total, self.mean))

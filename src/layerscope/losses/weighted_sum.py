@@ -7,11 +7,10 @@ import warnings
 import torch
 from torch import Tensor, nn
 
-from layerscope.errors import ConfigurationError, NumericalError
+from layerscope.errors import ConfigurationError, NumericalError, listed
 from layerscope.losses.inputs import LossInputs
 from layerscope.protocols import LossTerm
 
-_LISTED_IDS = 16
 _REQUIRED = ("name", "weight", "needs_noisy_recon", "needs_labels", "current_weight")
 
 
@@ -120,9 +119,7 @@ def _check_finite(values: dict[str, Tensor], inputs: LossInputs) -> None:
     finite = torch.isfinite(torch.stack(list(values.values()))).tolist() if values else []
     broken = [f"{name} is {float(value)}" for (name, value), good in zip(values.items(), finite) if not good]
     if broken:
-        ids = ", ".join(inputs.id[:_LISTED_IDS])
-        more = f", … ({len(inputs.id)} in all)" if len(inputs.id) > _LISTED_IDS else ""
         raise NumericalError(
             f"A loss term is not finite after {inputs.batches} training batches: {'; '.join(broken)}. The images of "
-            f"this batch: {ids}{more}. Lower the learning rate or the term's weight, or check these images."
+            f"this batch: {listed(inputs.id)}. Lower the learning rate or the term's weight, or check these images."
         )

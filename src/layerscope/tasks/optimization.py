@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LRSchedulerCallable, ReduceLROnPlateau
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -46,3 +49,14 @@ def with_schedule(
     steps = int(trainer.estimated_stepping_batches)
     factor = warmup_cosine(steps, warmup_fraction, decay=schedule == "cosine")
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": LambdaLR(optimizer, factor), "interval": "step"}}
+
+
+def warn_of_half_precision(parameters: Sequence[torch.nn.Parameter]) -> None:
+    """Master weights belong in float32: what is added to a half-precision weight must reach half its spacing."""
+    half = {parameter.dtype for parameter in parameters} & {torch.bfloat16, torch.float16}
+    if half:
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in half))
+        rank_zero_warn(
+            f"The trained weights are {names}: most steps of a small learning rate round away, and training stands "
+            "still. Use trainer.precision bf16-mixed, which computes in bfloat16 and keeps the weights in float32."
+        )

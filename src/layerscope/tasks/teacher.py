@@ -76,7 +76,7 @@ class TeacherTraining(LightningModule):
         loss: Literal["bce", "focal"] = "bce",
         focal_gamma: float = 2.0,
         pos_weight: list[float] | Literal["balanced"] | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         lr_schedule: LearningRateSchedule = "cosine",
         warmup_fraction: float = 0.05,
         augmentation: Augmentation = Augmentation(),  # noqa: B008 — never changed
@@ -86,7 +86,8 @@ class TeacherTraining(LightningModule):
         self.loss = loss
         self.focal_gamma = focal_gamma
         self.pos_weight = pos_weight
-        self.optimizer = optimizer
+        # Not AdamW as the default: jsonargparse would hand its weight decay on to any optimizer chosen instead.
+        self.optimizer = optimizer or torch.optim.AdamW
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.augment = augmentation.build()

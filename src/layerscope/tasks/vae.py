@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 
 from layerscope.artifacts import to_plain
 from layerscope.data.hashing import weights_hash
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.reconstruction import kl_divergence
 from layerscope.losses import KL, L1, LatentNoise, LossInputs, RunningLatentStd, WeightedSum
 from layerscope.metrics.reconstruction import ReconstructionQuality
@@ -23,8 +23,9 @@ from layerscope.protocols import Autoencoder
 from layerscope.tasks.adversary import Adversarial, Adversary
 from layerscope.tasks.compiled import AutoencoderFunctions
 from layerscope.tasks.diagnosis.validation import ShortDiagnosis, ShortDiagnosisRun
+from layerscope.tasks.finite import check_gradients, check_weights, way_back
 from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
-from layerscope.tasks.optimization import Interval, LearningRateSchedule, with_schedule
+from layerscope.tasks.optimization import Interval, LearningRateSchedule, warn_of_half_precision, with_schedule
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
 
@@ -72,7 +73,7 @@ class AutoencoderTraining(LightningModule):
         train: TrainedPart = "all",
         freeze: list[str] | None = None,
         crop_size: int | None = None,
-        optimizer: OptimizerCallable = torch.optim.AdamW,
+        optimizer: OptimizerCallable | None = None,
         lr_schedule: LearningRateSchedule | LRSchedulerCallable = "cosine",
         lr_interval: Interval = "epoch",
         warmup_fraction: float = 0.05,
@@ -101,7 +102,8 @@ class AutoencoderTraining(LightningModule):
         self.latent_noise = latent_noise
         self.latent_spread = RunningLatentStd(autoencoder.latent_channels) if latent_noise is not None else None
         self.crop_size = crop_size
-        self.optimizer = optimizer
+        # Not AdamW as the default: jsonargparse would hand its weight decay on to any optimizer chosen instead.
+        self.optimizer = optimizer or torch.optim.AdamW
         self.lr_schedule = lr_schedule
         self.lr_interval: Interval = lr_interval
         self.warmup_fraction = warmup_fraction
@@ -113,6 +115,7 @@ class AutoencoderTraining(LightningModule):
         self._functions = AutoencoderFunctions(autoencoder, compile)
         self.lpips = lpips
         self.batches = 0
+        self._last_ids: list[str] = []
         self._start_hash: str | None = None
         self._data_hash: str | None = None
 
@@ -148,18 +151,26 @@ class AutoencoderTraining(LightningModule):
         torch.manual_seed(self.batch_seed())
         inputs = self._through(batch)
         self.batches += 1
-        loss, values = self.losses(inputs)
-        if self.adversary is not None:
-            generator_loss, judged = self.adversary.generator_loss(inputs)
-            loss = loss + generator_loss
-            values |= judged | self.adversary.learn(inputs, self.trainer.accumulate_grad_batches)
+        try:
+            loss, values = self.losses(inputs)
+            if self.adversary is not None:
+                generator_loss, judged = self.adversary.generator_loss(inputs)
+                loss = loss + generator_loss
+                values |= judged | self.adversary.learn(inputs, self.trainer.accumulate_grad_batches)
+        except NumericalError as error:
+            raise NumericalError(f"{error} {way_back(self.trainer)}") from error
+        self._last_ids = batch["id"]
         self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
         return cast(Tensor, loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        check_gradients(self, optimizer, self._last_ids)
         if self.adversary is not None:
             self.adversary.step(self)
+
+    def on_train_end(self) -> None:
+        check_weights([self.state_dict()], self.trainer)
 
     def batch_seed(self) -> int:
         """Of everything that the coming batch draws on this process."""
@@ -182,7 +193,7 @@ class AutoencoderTraining(LightningModule):
             recon, noisy_recon = self._functions.decode(torch.cat([z, noisy])).float().chunk(2)
         self._functions.check(image, mean, std, z, recon)
         return LossInputs(
-            image=image,
+            image=image.float(),
             recon=recon,
             mean=mean,
             std=std,
@@ -208,6 +219,7 @@ class AutoencoderTraining(LightningModule):
 
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
+        warn_of_half_precision(trained)
         optimizer = self.optimizer(trained)
         return with_schedule(optimizer, self.trainer, self.lr_schedule, self.warmup_fraction, self.lr_interval)
 
@@ -246,9 +258,13 @@ class AutoencoderTraining(LightningModule):
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        # Weight averaging puts the average into state_dict, and what is trained into current_model_state.
+        written = [checkpoint["state_dict"], checkpoint.get("current_model_state", {})]
         checkpoint["layerscope_batches"] = self.batches
         if self.adversary is not None:
             checkpoint["layerscope_adversary"] = self.adversary.state_dict()
+            written.append({f"discriminator.{k}": v for k, v in self.adversary.discriminator.state_dict().items()})
+        check_weights(written, self.trainer)
         if (record := self.autoencoder_record()) is not None:
             checkpoint["layerscope_autoencoder"] = record
 

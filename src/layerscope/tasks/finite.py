@@ -1,0 +1,90 @@
+"""Training that meets NaN or infinity stops with its weights whole, and says from where it can go on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torch.optim import Optimizer
+
+from layerscope.errors import NumericalError, listed
+
+
+def check_gradients(module: LightningModule, optimizer: Optimizer, ids: Sequence[str]) -> None:
+    """Called before a step of the optimizer, which would spread a NaN over every weight.
+
+    One norm over all gradients, and one transfer from the device. The loss may well be finite: √ at 0, or a division
+    in the backward pass. With fp16 nothing is checked: its scaler looks for infinities and leaves such steps out.
+
+    Args:
+        module: whose parameters the optimizer steps; on its trainer.
+        optimizer: with gradients, after accumulation and before clipping.
+        ids: of the images of the last batch.
+
+    Raises:
+        NumericalError: names the parameters, the images, and the way back.
+    """
+    trainer = module.trainer
+    if getattr(trainer.precision_plugin, "scaler", None) is not None:
+        return
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+    if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+        return
+    stepped = {id(parameter) for parameter in parameters}
+    broken = not_finite({n: p.grad for n, p in module.named_parameters() if id(p) in stepped and p.grad is not None})
+    if not broken:  # each is finite, and only the norm of all is beyond float32
+        return
+    accumulated = ""
+    if trainer.accumulate_grad_batches > 1:
+        accumulated = f", the last of the {trainer.accumulate_grad_batches} whose gradients were added"
+    raise NumericalError(
+        f"The loss terms are finite, but their gradient is not, for {listed(broken)}. The images of this "
+        f"batch{accumulated}: {listed(ids)}. The weights were not changed. Look for a square root or a division in a "
+        f"loss term, or lower its weight. {way_back(trainer)}"
+    )
+
+
+def check_weights(states: Sequence[Mapping[str, Tensor]], trainer: Trainer) -> None:
+    """Called before weights are written, so that broken ones never replace good ones.
+
+    Raises:
+        NumericalError: a tensor has NaN or infinite elements.
+    """
+    broken = [name for state in states for name in not_finite(state)]
+    if broken:
+        raise NumericalError(
+            f"The trained weights are not finite and are not saved: {listed(list(dict.fromkeys(broken)))}. A step of "
+            f"the optimizer broke them; lower the learning rate. {way_back(trainer)}"
+        )
+
+
+def not_finite(tensors: Mapping[str, Tensor]) -> list[str]:
+    """Names of the tensors with NaN or infinite elements."""
+    floats = {name: tensor for name, tensor in tensors.items() if tensor.is_floating_point()}
+    if not floats:
+        return []
+    good = torch.stack([torch.isfinite(tensor).all() for tensor in floats.values()]).tolist()
+    return [name for name, is_good in zip(floats, good) if not is_good]
+
+
+def way_back(trainer: Trainer) -> str:
+    """Where a training that breaks off stands, and the newest checkpoint to resume from, in two sentences."""
+    where = f"This was optimizer step {trainer.global_step + 1}, in epoch {trainer.current_epoch}."
+    if (checkpoint := last_checkpoint(trainer)) is None:
+        return f"{where} No checkpoint had been written."
+    return f"{where} The last good checkpoint is {checkpoint}: resume from it with --ckpt_path {checkpoint}"
+
+
+def last_checkpoint(trainer: Trainer) -> Path | None:
+    """The newest that the trainer's callbacks have written, else the one the training was resumed from."""
+    # best_model_path alone may name a file before it is written.
+    names = ("_last_checkpoint_saved", "last_model_path", "best_model_path")
+    told = [getattr(callback, name, "") for callback in trainer.checkpoint_callbacks for name in names]
+    written = [Path(path) for path in told if path and Path(path).exists()]
+    if written:
+        return max(written, key=lambda path: path.stat().st_mtime_ns)
+    return Path(trainer.ckpt_path) if trainer.ckpt_path else None
