@@ -117,13 +117,22 @@ class AutoencoderTraining(LightningModule):
             self._start_hash = weights_hash(self._network)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        torch.manual_seed(self.batch_seed())
+        self._seed(self.batch_seed())
         inputs = self._through(batch)
         self.batches += 1
         loss, values = self.losses(inputs)
         self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
         return cast(Tensor, loss)
+
+    def _seed(self, seed: int) -> None:
+        """``torch.manual_seed`` for the generators that a step draws from: those of the processor and of the device.
+
+        torch also seeds kinds of devices that are not there, and keeps the call stack for each: a millisecond a step.
+        """
+        torch.default_generator.manual_seed(seed)
+        if self.device.type != "cpu":
+            torch.get_device_module(self.device).manual_seed(seed)
 
     def batch_seed(self) -> int:
         """Of everything that the coming batch draws on this process."""
