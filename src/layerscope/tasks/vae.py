@@ -28,7 +28,8 @@ class AutoencoderTraining(LightningModule):
     """Minimises Σ weight · term over ``losses``; each term says its own reduction.
 
     ``train/<term>`` are the unweighted terms; ``train/rec_mean`` (mean absolute error per element),
-    ``train/kl_per_image`` and ``train/kl_per_latent_element`` (nats) are logged whatever the losses. Validation
+    ``train/kl_per_image`` and ``train/kl_per_latent_element`` (nats) are logged whatever the losses; all but
+    ``train/loss`` every ``log_every_n_steps`` steps and at the last of an epoch or of the training. Validation
     decodes the posterior's mode, without latent noise, and logs ``metrics.reconstruction`` as ``val/...``.
 
     What training draws (posterior, latent noise, crops, the terms' own choices) follows from the seed of
@@ -121,7 +122,8 @@ class AutoencoderTraining(LightningModule):
         inputs = self._through(batch)
         self.batches += 1
         loss, values = self.losses(inputs)
-        self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
+        if self._values_are_read():
+            self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
         return cast(Tensor, loss)
 
@@ -167,6 +169,18 @@ class AutoencoderTraining(LightningModule):
             decode=self.autoencoder.decode,
             latent=z,
         )
+
+    def _values_are_read(self) -> bool:
+        """Whether loggers take this step's values, or they are the last of their epoch, which its history keeps.
+
+        Lightning takes half a millisecond for each value that it is told.
+        """
+        if self._trainer is None:
+            return True
+        trainer: Any = self.trainer
+        step = trainer.global_step + 1
+        asked = trainer.log_every_n_steps > 0 and step % trainer.log_every_n_steps == 0
+        return bool(asked or trainer.is_last_batch or trainer.should_stop or step == trainer.max_steps)
 
     @staticmethod
     def _always(inputs: LossInputs) -> dict[str, Tensor]:
