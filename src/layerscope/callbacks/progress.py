@@ -10,11 +10,15 @@ from lightning.pytorch.callbacks import TQDMProgressBar
 
 from layerscope.types import Condition
 
+REDRAWN_AFTER = 0.1
+"""Seconds."""
+
 
 class ConditionProgressBar(TQDMProgressBar):
     """Lightning's bar, and during a diagnosis the condition at work and the images judged per second.
 
-    A batch of a diagnosis is dozens of decoder calls, so the plain bar would stand still for long.
+    A batch of a diagnosis is dozens of decoder calls, so the plain bar would stand still for long. In training the bar
+    is drawn at most ten times a second and at the last batch: drawing it takes part of a millisecond.
     """
 
     def __init__(self, refresh_rate: int = 1) -> None:
@@ -22,6 +26,15 @@ class ConditionProgressBar(TQDMProgressBar):
         self._judged = 0
         self._started = 0.0
         self._shown = 0.0
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        now = time.monotonic()
+        due = (batch_idx + 1) % max(self.refresh_rate, 1) == 0 and now - self._shown >= REDRAWN_AFTER
+        if due or trainer.is_last_batch or trainer.global_step == trainer.max_steps:
+            self._shown = now
+            super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
