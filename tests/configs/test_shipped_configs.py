@@ -211,11 +211,10 @@ def check_trained_vae(run: Path, config: dict[str, Any], local: StandIns) -> Non
     assert trained.latent_channels == autoencoder.get("latent_channels", 4)
     if "source" in autoencoder:
         start = DiffusersAutoencoder(source=str(local.vae)).model.state_dict()
-        changed = {name for name, value in trained.model.state_dict().items() if not torch.equal(value, start[name])}
-        assert {name.split(".")[0] for name in changed} >= {"decoder", "post_quant_conv"}
-        assert (model.get("train") == "decoder") == (
-            {"encoder", "quant_conv"}.isdisjoint(n.split(".")[0] for n in changed)
-        )
+        found = trained.model.state_dict()
+        moved = {name.split(".")[0] for name, value in start.items() if not torch.equal(found[name], value)}
+        decoder, encoder = {"decoder", "post_quant_conv"}, {"encoder", "quant_conv"}
+        assert moved == (decoder if model.get("train") == "decoder" else decoder | encoder)
 
     callbacks = [
         (one["class_path"].rpartition(".")[2], one.get("init_args", {})) for one in config["trainer"]["callbacks"]
@@ -228,6 +227,7 @@ def check_trained_vae(run: Path, config: dict[str, Any], local: StandIns) -> Non
     [row] = read_history(run)
     terms = [one["class_path"].rpartition(".")[2] for one in model["losses"]]
     terms = [re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in terms]
+    terms += ["adversarial"] if "adversarial" in model else []
     monitored = [arguments["monitor"] for _, arguments in callbacks if "monitor" in arguments]
     assert row.keys() >= {"train/loss", "val/psnr", *monitored, *(f"train/{name}" for name in terms)}
     assert (run / "training_curves.png").is_file()
