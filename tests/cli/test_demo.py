@@ -24,7 +24,7 @@ def test_demo_ends_in_a_diagnosis_and_is_not_replaced_unasked(
         verbs.append(verb)
         less = ["--trainer.accelerator=cpu"]
         if verb == "fit":
-            less += ["--trainer.max_epochs=1", "--trainer.max_steps=2", "--trainer.check_val_every_n_epoch=1"]
+            less += ["--trainer.max_epochs=1", "--trainer.max_steps=2", "--trainer.val_check_interval=2"]
             less += ["--data.init_args.limit=8", "--data.init_args.batch_size=4"]
         return run_lightning(verb, [*arguments, *less], allow_import)
 

@@ -6,6 +6,7 @@ Found by glob, so that a new configuration is tested or fails here.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ import yaml
 from original_layout import as_original, inference_yaml, tiny_original, write
 from small_architectures import SMALL_KL
 
-from layerscope.artifacts import Thresholds, read_csv, read_summary
+from layerscope.artifacts import Thresholds, read_csv, read_history, read_summary
 from layerscope.cli import main
 from layerscope.cli.lightning import shipped
 from layerscope.data.hashing import weights_hash
@@ -35,6 +36,7 @@ NO_RUNS = ("labels", "vae/architectures")
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 RUNS = [path for path in ALL if str(path.parent) not in NO_RUNS]
 LABELS = [path for path in ALL if str(path.parent) == "labels"]
+STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -44,13 +46,35 @@ class StandIns:
     folder: Path
     phantom: Path
 
-    def teacher(self, arguments: dict[str, Any]) -> Path:
-        """Random weights of the teacher that ``arguments`` describe."""
-        path = self.folder / f"{arguments['name']}.safetensors"
-        if not path.exists():
-            torch.manual_seed(0)
-            TimmTeacher(arguments["name"], 5, model_kwargs=arguments.get("model_kwargs")).save(path)
-        return path
+    def teacher(self, arguments: dict[str, Any]) -> dict[str, Any]:
+        """Arguments of a teacher with random weights in the place of the one that ``arguments`` describe."""
+        local = arguments | {"num_labels": 5}
+        if "large" in local["name"]:
+            local["name"] = "test_resnet"
+        if "pretrained" in local:
+            local["pretrained"] = False
+        if "checkpoint" in local:
+            path = self.folder / f"{local['name']}.safetensors"
+            if not path.exists():
+                torch.manual_seed(0)
+                TimmTeacher(local["name"], 5, model_kwargs=local.get("model_kwargs")).save(path)
+            local["checkpoint"] = str(path)
+        return local
+
+    def networks(self, value: Any) -> Any:
+        """``value``, a part of a configuration, with a stand-in for each teacher and LPIPS network in it."""
+        if isinstance(value, list):
+            return [self.networks(one) for one in value]
+        if not isinstance(value, dict):
+            return value
+        match value.get("class_path"):
+            case "layerscope.models.teachers.TimmTeacher":
+                return value | {"init_args": self.teacher(value["init_args"])}
+            case "layerscope.losses.LPIPS":
+                return value | {
+                    "init_args": value["init_args"] | {"network": {"class_path": "stand_ins.PooledDistance"}}
+                }
+        return {key: self.networks(one) for key, one in value.items()}
 
     @property
     def vae(self) -> Path:
@@ -82,38 +106,48 @@ def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
     return StandIns(folder, write_phantom(folder / "phantom", "fundus", n=80, size=32, seed=3))
 
 
+def every_epoch(callback: dict[str, Any]) -> dict[str, Any]:
+    """The callback, each epoch instead of every few, and with few images to measure."""
+    arguments = callback.get("init_args", {})
+    less = {key: value for key, value in {"every_n_epochs": 1, "images": 4}.items() if key in arguments}
+    return callback | {"init_args": arguments | less}
+
+
 def overrides(config: dict[str, Any], verb: str, local: StandIns) -> Iterator[str]:
     """Small data, few steps, and a stand-in for every file that is not shipped; all else stays as configured."""
     data, model, trainer = config["data"]["init_args"], config["model"]["init_args"], config["trainer"]
     yield from ("--trainer.accelerator=cpu", "--trainer.devices=1")
     if verb == "fit":
-        yield "--trainer.max_steps=2"
-        if "accumulate_grad_batches" in trainer:
-            yield "--trainer.accumulate_grad_batches=1"
+        wanted = {"accumulate_grad_batches": 1, "val_check_interval": STEPS}
+        yield f"--trainer.max_steps={STEPS}"
+        yield from (f"--trainer.{key}={value}" for key, value in wanted.items() if key in trainer)
+        yield f"--trainer.callbacks={json.dumps([every_epoch(callback) for callback in trainer['callbacks']])}"
 
-    wanted = {"root": local.phantom, "table": "labels.csv", "schema": "schema.yaml", "batch_size": 4, "limit": 8}
-    wanted |= {"split_file": "null", "num_workers": 0, "image_size": 32, "center_crop_size": "null"}
-    always = ("root", "table", "schema", "batch_size", "limit")
+    labelled = config["data"]["class_path"] == "layerscope.data.multilabel.MultilabelImages"
+    wanted = {"root": local.phantom if labelled else local.phantom / "images", "batch_size": 4, "limit": 4 * STEPS}
+    always = [*wanted, *(("table", "schema") if labelled else ())]
+    wanted |= {"table": "labels.csv", "schema": "schema.yaml", "split_file": "null"}
+    wanted |= {"num_workers": 0, "image_size": 32, "center_crop_size": "null"}
     yield from (f"--data.init_args.{key}={value}" for key, value in wanted.items() if key in data or key in always)
 
-    if "teacher" in model:
-        teacher = dict(model["teacher"]["init_args"])
-        prefix = "--model.init_args.teacher.init_args"
-        if "large" in teacher["name"]:
-            teacher["name"] = "test_resnet"
-        yield f"{prefix}.name={teacher['name']}"
-        yield f"{prefix}.num_labels=5"
-        if "pretrained" in teacher:
-            yield f"{prefix}.pretrained=false"
-        if "checkpoint" in teacher:
-            yield f"{prefix}.checkpoint={local.teacher(teacher)}"
-    if "source" in model.get("autoencoder", {}).get("init_args", {}):
-        prefix = "--model.init_args.autoencoder.init_args"
-        if "original_config" in model["autoencoder"]["init_args"]:
-            source, original_config = local.original_vae
-            yield from (f"{prefix}.source={source}", f"{prefix}.original_config={original_config}")
-        else:
-            yield f"{prefix}.source={local.vae}"
+    for key in ("teacher", "diagnosis", "losses"):
+        if key in model:
+            yield f"--model.init_args.{key}={json.dumps(local.networks(model[key]))}"
+    if "crop_size" in model:
+        yield "--model.init_args.crop_size=16"
+    if "adversarial" in model:
+        yield "--model.init_args.adversarial.start_batches=1"
+    autoencoder = model.get("autoencoder", {}).get("init_args", {})
+    source, original_config = local.original_vae
+    stand_ins = {
+        "source": source if "original_config" in autoencoder else local.vae,
+        "original_config": original_config,
+    }
+    yield from (
+        f"--model.init_args.autoencoder.init_args.{key}={value}"
+        for key, value in stand_ins.items()
+        if key in autoencoder
+    )
     if "file" in model.get("thresholds", {}):
         yield f"--model.init_args.thresholds.file={local.thresholds}"
 
@@ -142,7 +176,7 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
     monkeypatch.chdir(tmp_path)
     config, verb = yaml.safe_load((CONFIGS / path).read_text()), VERBS[str(path.parent)]
     arguments = list(overrides(config, verb, stand_ins))
-    assert main([verb, "--debug", "--config", f"configs/{path}", *arguments]) == 0
+    assert main([verb, "--debug", "--allow-import=stand_ins", "--config", f"configs/{path}", *arguments]) == 0
     run = tmp_path / config["output_root"] / config["experiment_name"]
     summary = read_summary(run)
     assert (run / "config_used.yaml").is_file()
@@ -166,7 +200,74 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             assert len(rows) == 8 == summary["counts"]["images"]
             assert all((run / row["file"]).is_file() for row in rows)
         case "vae/train":
-            assert DiffusersAutoencoder(source=str(run / "vae_final")).latent_channels > 0
+            check_trained_vae(run, config, stand_ins)
+
+
+def check_trained_vae(run: Path, config: dict[str, Any], local: StandIns) -> None:
+    """What the configuration promises is there: the autoencoder, checkpoints, history and pictures."""
+    model = config["model"]["init_args"]
+    autoencoder = model["autoencoder"]["init_args"]
+    trained = DiffusersAutoencoder(source=str(run / "vae_final"))
+    assert trained.latent_channels == autoencoder.get("latent_channels", 4)
+    if "source" in autoencoder:
+        start = DiffusersAutoencoder(source=str(local.vae)).model.state_dict()
+        found = trained.model.state_dict()
+        moved = {name.split(".")[0] for name, value in start.items() if not torch.equal(found[name], value)}
+        decoder, encoder = {"decoder", "post_quant_conv"}, {"encoder", "quant_conv"}
+        assert moved == (decoder if model.get("train") == "decoder" else decoder | encoder)
+
+    callbacks = [
+        (one["class_path"].rpartition(".")[2], one.get("init_args", {})) for one in config["trainer"]["callbacks"]
+    ]
+    checkpoints = {f"{arguments['filename']}.ckpt" for name, arguments in callbacks if name == "ModelCheckpoint"}
+    checkpoints |= {"epoch_1.ckpt" for name, _ in callbacks if name == "EpochCheckpoint"}
+    assert checkpoints >= {"last.ckpt"}
+    assert checkpoints == {file.name for file in (run / "checkpoints").iterdir()}
+
+    [row] = read_history(run)
+    terms = [one["class_path"].rpartition(".")[2] for one in model["losses"]]
+    terms = [re.sub("(?<=[a-z])(?=[A-Z])", "_", name).lower() for name in terms]
+    terms += ["adversarial"] if "adversarial" in model else []
+    monitored = [arguments["monitor"] for _, arguments in callbacks if "monitor" in arguments]
+    assert row.keys() >= {"train/loss", "val/psnr", *monitored, *(f"train/{name}" for name in terms)}
+    assert (run / "training_curves.png").is_file()
+    assert (run / "reconstructions" / "recon_epoch_1.png").is_file()
+
+
+@pytest.mark.parametrize("family", ["{}_4ch", "{}_8ch", "{}_16ch", "phantom_{}"])
+def test_twins_differ_in_their_losses_alone(family: str) -> None:
+    """And feature matching has one weight in all, whether a part of it sees noise or not."""
+    twins = {kind: read_training(family.format(kind)) for kind in ("base", "feat", "feat_noisy")}
+    losses = {kind: twin["model"]["init_args"].pop("losses") for kind, twin in twins.items()}
+    noise = {kind: twin["model"]["init_args"].pop("latent_noise", None) for kind, twin in twins.items()}
+    assert twins["base"] == twins["feat"] == twins["feat_noisy"]
+    assert noise["base"] is noise["feat"] is None is not noise["feat_noisy"]
+
+    shared = len(losses["base"])
+    assert losses["base"] == losses["feat"][:shared] == losses["feat_noisy"][:shared]
+    features = {kind: [one["init_args"] for one in losses[kind][shared:]] for kind in ("feat", "feat_noisy")}
+    total = {kind: sum(arguments.pop("weight") for arguments in terms) for kind, terms in features.items()}
+    assert total["feat"] == total["feat_noisy"] > 0
+    [settings] = features["feat"]
+    assert features["feat_noisy"] == [settings, settings]
+    assert settings["teacher"] == twins["feat"]["model"]["init_args"]["diagnosis"]["teacher"]
+
+
+@pytest.mark.parametrize("kind", ["base", "feat", "feat_noisy"])
+def test_widths_differ_in_latent_channels_alone(kind: str) -> None:
+    widths = [read_training(f"{kind}_{channels}ch") for channels in (4, 8, 16)]
+    found = [width["model"]["init_args"]["autoencoder"]["init_args"].pop("latent_channels") for width in widths]
+    assert found == [4, 8, 16]
+    assert widths[0] == widths[1] == widths[2]
+
+
+def read_training(name: str) -> dict[str, Any]:
+    """A shipped training, without its name; independent of what aliases in the file share."""
+    config: dict[str, Any] = json.loads(
+        json.dumps(yaml.safe_load((CONFIGS / "vae/train" / f"{name}.yaml").read_text()))
+    )
+    assert config.pop("experiment_name") == name
+    return config
 
 
 @pytest.mark.parametrize("path", LABELS, ids=str)

@@ -222,7 +222,7 @@ class TestArguments:
             DiffusersAutoencoder(architecture=architecture)
 
     def test_architecture_inside_a_shipped_configuration(self):
-        path = Path(__file__).parents[2] / "configs/vae/train/phantom.yaml"
+        path = Path(__file__).parents[2] / "configs/vae/train/phantom_base.yaml"
         arguments = yaml.safe_load(path.read_text())["model"]["init_args"]["autoencoder"]["init_args"]
         adapter = DiffusersAutoencoder(**arguments, seed=0)
         assert (adapter.downsampling, adapter.latent_channels) == (4, 4)

@@ -63,6 +63,7 @@ def test_encodes_and_decodes_the_new_width_as_diffusers(saved_autoencoders, layo
     plain = AutoencoderKL.from_config(saved.layout.config | {"latent_channels": 16}).eval()
     plain.load_state_dict(adapter.model.state_dict())
     assert adapter.latent_channels == 16
+    assert adapter.config["_class_name"] == "AutoencoderKL"  # which an export writes
     posterior, expected = adapter.encode(IMAGE), plain.encode(IMAGE).latent_dist
     assert posterior.mean.shape == posterior.std.shape == (2, 16, 8, 12)
     torch.testing.assert_close(posterior.mean, expected.mean, atol=1e-6, rtol=0)

@@ -54,7 +54,8 @@ def main(arguments: list[str]) -> int:
         "3/5 E0: evaluating the teacher",
         lambda: lightning("test", "configs/classifier/eval/phantom.yaml", "teacher_evaluation", teacher),
     )
-    step("4/5 Training the VAE", lambda: lightning("fit", "configs/vae/train/phantom.yaml", "vae"))
+    judge = teacher.replace("init_args.teacher", "init_args.diagnosis.teacher", 1)
+    step("4/5 Training the VAE", lambda: lightning("fit", "configs/vae/train/phantom_base.yaml", "vae", judge))
     step(
         "5/5 E1 and E2: diagnosing the VAE",
         lambda: lightning(

@@ -49,7 +49,8 @@ def build_random(architecture: str | Path | Mapping[str, Any], seed: int | None)
     _check_levels(name, arguments, where)
     with seeded(seed):
         try:
-            model: nn.Module = model_class.from_config(config)
+            # With the class in it, as a config that was read has it: exports name it.
+            model: nn.Module = model_class.from_config({"_class_name": name} | config)
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError) as error:
             raise ConfigurationError(f"{where} does not describe an {name}: {error}") from error
     return model
