@@ -30,7 +30,7 @@ from benchmarks.training_loops import (
     shipped_training,
 )
 
-# Of configs/vae/train/phantom.yaml, which trains in a minute: its steps are the shortest that anyone would take.
+# Of configs/vae/train/phantom_base.yaml, which trains in a minute: its steps are the shortest that anyone would take.
 SMALLEST = Setting((8, 16, 32), layers=1, batch=4)
 SMALL = Setting((32, 64, 64), layers=1, batch=4)
 # Stable Diffusion's widths, and a half and a quarter of them.

@@ -90,6 +90,34 @@ def test_every_parameter_used_with_a_frozen_teacher_and_latent_noise(tmp_path: P
 
 
 @pytest.mark.slow
+def test_a_discriminator_learns_from_both_processes(tmp_path: Path, fundus_phantom: Path) -> None:
+    """With plain ``ddp``, although the generator's step uses the discriminator and trains none of it."""
+    config = training(fundus_phantom, tmp_path / "one", [{"class_path": "layerscope.losses.L1"}], 4)
+    network = {"class_path": "layerscope.losses.PatchDiscriminator", "init_args": {"base_channels": 4, "n_layers": 2}}
+    # A fixed weight: the adaptive one belongs to the batch of a process.
+    config["model"]["init_args"]["adversarial"] = {
+        "weight": 0.1,
+        "discriminator": network,
+        "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.5}},
+    }
+    config["trainer"]["callbacks"] = [recorded(tmp_path / "one"), LAST]
+    one = fit(tmp_path, "one_process", config, "--allow-import=step_records")
+    config["data"]["init_args"]["batch_size"] = 2
+    config["trainer"]["callbacks"] = [recorded(tmp_path / "two"), LAST]
+    done = command("fit", tmp_path, write(tmp_path, "two", config), "two", *TWO)
+    assert done.returncode == 0, done.stderr[-3000:]
+    # Were the discriminators apart after a step, the generators' next gradients would differ.
+    assert_same_steps(read_steps(tmp_path / "one"), [read_steps(tmp_path / "two", rank) for rank in (0, 1)])
+    runs = (one, tmp_path / "outputs" / "two")
+    files = [torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in runs]
+    [expected, found] = [file["layerscope_adversary"]["discriminator"] for file in files]
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    assert [file["global_step"] for file in files] == [3, 3]
+
+
+@pytest.mark.slow
 def test_parameters_that_the_loss_does_not_reach(tmp_path: Path, fundus_phantom: Path) -> None:
     config = training(fundus_phantom, tmp_path / "one", [{"class_path": "training_stand_ins.Unreached"}], 4)
     allowed = [f"--allow-import={module}" for module in ("training_stand_ins", "step_records")]
