@@ -15,6 +15,7 @@ from stand_ins import Witness, diagnosis
 from layerscope import __version__
 from layerscope.artifacts import read_summary
 from layerscope.cli import main
+from layerscope.cli.lightning import _is_rank_zero
 
 ALLOWED = ["--allow-import=oracles", "--allow-import=stand_ins"]
 
@@ -258,6 +259,15 @@ def test_an_experiment_name_is_no_path(config: Path, capsys: pytest.CaptureFixtu
 
 
 # -- checkpoints -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK"])
+def test_one_process_of_all_nodes_claims_the_run_directory(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert _is_rank_zero()
+    monkeypatch.setenv(name, "0")
+    assert _is_rank_zero()
+    monkeypatch.setenv(name, "1")
+    assert not _is_rank_zero()
 
 
 def test_hyperparameters_of_a_checkpoint_do_not_beat_the_command_line(config: Path, tmp_path: Path) -> None:

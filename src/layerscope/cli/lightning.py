@@ -101,6 +101,8 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*there is no last checkpoint available.*")  # told in before_fit
+    # On several processes, for each of a validation's thirty figures; every process has those of the whole split.
+    warnings.filterwarnings("ignore", message=r".*`self\.log\('val/.*sync_dist=True.*")
     # Lightning advertises its cloud services through the same logger as its messages.
     logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
         lambda record: "Tip:" not in record.getMessage()
@@ -167,8 +169,12 @@ class _Build:
 
 
 def _is_rank_zero() -> bool:
-    """Before Lightning has set up its ranks: launched workers know theirs from the environment."""
-    return all(int(os.environ.get(name, "0")) == 0 for name in ("RANK", "LOCAL_RANK", "SLURM_PROCID"))
+    """Before Lightning has set up its ranks: launched workers know theirs from the environment.
+
+    Where Lightning itself starts a node's processes, the first of another node knows its node alone.
+    """
+    names = ("RANK", "LOCAL_RANK", "SLURM_PROCID", "NODE_RANK", "GROUP_RANK")
+    return all(int(os.environ.get(name, "0")) == 0 for name in names)
 
 
 def _find_config(argument: str, before: str) -> str:
