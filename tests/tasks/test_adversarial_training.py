@@ -14,7 +14,7 @@ from small_architectures import SMALL_KL
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.losses import KL, L1, MSE, LatentNoise, NoisyReconstruction, PatchDiscriminator
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.adversary import Adversarial, decoder_output_weight
@@ -42,11 +42,11 @@ def discriminator() -> nn.Module:
 
 
 def task(**adversarial: Any) -> AutoencoderTraining:
-    settings = {"weight": 0.5, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1), **adversarial}
+    settings = {"weight": 0.5, "optimizer": lambda p: torch.optim.SGD(p, lr=0.1), "discriminator": discriminator()}
     return AutoencoderTraining(
         DiffusersAutoencoder(architecture=SMALL_KL, seed=0),
         [L1(), KL()],
-        adversarial=Adversarial(discriminator=discriminator(), **settings),
+        adversarial=Adversarial(**settings | adversarial),
         optimizer=lambda p: torch.optim.SGD(p, lr=0.01),
         lr_schedule="constant",
         warmup_fraction=0.0,
@@ -199,6 +199,23 @@ def test_resuming_takes_up_the_discriminator_and_its_optimizer(tmp_path: Path) -
         assert all(torch.equal(found[name], value) for name, value in expected.items())
     state = torch.load(first, weights_only=True)
     assert not any("layers" in name for part in ("state_dict", "current_model_state") for name in state[part])
+
+
+class BreaksBackwards(PatchDiscriminator):
+    """Finite logits whose gradient with respect to the first weight is NaN: the slope of √ at 0."""
+
+    def forward(self, image: Tensor) -> Tensor:
+        weight = next(self.parameters())
+        return super().forward(image) + torch.sqrt((weight - weight).square()).sum()
+
+
+def test_a_gradient_that_breaks_the_discriminator_stops_before_the_step(tmp_path: Path) -> None:
+    module = task(discriminator=BreaksBackwards(base_channels=4, n_layers=1))
+    generator, judge = ({n: p.clone() for n, p in x.named_parameters()} for x in (module.autoencoder, judge_of(module)))
+    with pytest.raises(NumericalError, match=r"gradient is not, for discriminator\.layers\.0\.weight.*i0, i1, i2, i3"):
+        fit(module, tmp_path, max_steps=1)
+    assert all(torch.equal(p, judge[n]) for n, p in judge_of(module).named_parameters())
+    assert all(torch.equal(p, generator[n]) for n, p in module.autoencoder.named_parameters())
 
 
 def test_settings_that_cannot_work_are_explained(tmp_path: Path) -> None:

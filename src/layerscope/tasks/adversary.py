@@ -21,6 +21,7 @@ from layerscope.losses import (
     hinge_generator_loss,
 )
 from layerscope.losses.choices import check_not_negative
+from layerscope.tasks.finite import check_gradients
 from layerscope.tasks.freezing import part_of
 
 _OWN_VALUES = ("adversarial", "adversarial_weight", "discriminator", "logits_real", "logits_fake")
@@ -157,14 +158,20 @@ class Adversary:
         means = {"logits_real": real, "logits_fake": fake}
         return {"discriminator": loss.detach(), **{name: x.detach().float().mean() for name, x in means.items()}}
 
-    def step(self, module: LightningModule) -> None:
-        """One step with the gradients so far, averaged over processes and clipped as the trainer clips."""
+    def step(self, module: LightningModule, ids: list[str]) -> None:
+        """One step with the gradients so far, averaged over processes and clipped as the trainer clips.
+
+        Raises:
+            NumericalError: a gradient is NaN or infinite; ``ids`` are of the last batch's images.
+        """
         held = [parameter for parameter in self.discriminator.parameters() if parameter.grad is not None]
         if not held:
             return
         if _several_processes():
             _average_gradients(held)
         trainer = module.trainer
+        named = {f"discriminator.{name}": p for name, p in self.discriminator.named_parameters()}
+        check_gradients(named, trainer, ids)
         if trainer.gradient_clip_val:
             module.clip_gradients(self.optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         self.optimizer.step()

@@ -6,36 +6,32 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
-from torch.optim import Optimizer
+from lightning.pytorch import Trainer
+from torch import Tensor, nn
 
 from layerscope.errors import NumericalError, listed
 
 
-def check_gradients(module: LightningModule, optimizer: Optimizer, ids: Sequence[str]) -> None:
-    """Called before a step of the optimizer, which would spread a NaN over every weight.
+def check_gradients(parameters: Mapping[str, nn.Parameter], trainer: Trainer, ids: Sequence[str]) -> None:
+    """Called before a step of an optimizer, which would spread a NaN over every weight.
 
     One norm over all gradients, and one transfer from the device. The loss may well be finite: √ at 0, or a division
     in the backward pass. With fp16 nothing is checked: its scaler looks for infinities and leaves such steps out.
 
     Args:
-        module: whose parameters the optimizer steps; on its trainer.
-        optimizer: with gradients, after accumulation and before clipping.
+        parameters: by name, those that are stepped; with gradients, after accumulation and before clipping.
+        trainer: of the task.
         ids: of the images of the last batch.
 
     Raises:
         NumericalError: names the parameters, the images, and the way back.
     """
-    trainer = module.trainer
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
         return
-    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-    gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-    if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients)):
+    gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
+    if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())):
         return
-    stepped = {id(parameter) for parameter in parameters}
-    broken = not_finite({n: p.grad for n, p in module.named_parameters() if id(p) in stepped and p.grad is not None})
+    broken = not_finite(gradients)
     if not broken:  # each is finite, and only the norm of all is beyond float32
         return
     accumulated = ""

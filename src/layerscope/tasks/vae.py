@@ -167,9 +167,9 @@ class AutoencoderTraining(LightningModule):
         return cast(Tensor, loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        check_gradients(self, optimizer, self._last_ids)
+        check_gradients(dict(self.named_parameters()), self.trainer, self._last_ids)
         if self.adversary is not None:
-            self.adversary.step(self)
+            self.adversary.step(self, self._last_ids)
 
     def on_train_end(self) -> None:
         check_weights([self.state_dict()], self.trainer)
