@@ -1,11 +1,11 @@
-# make install | demo | test | bench | lint | format | clean
+# make install | demo | test | bench | study | lint | format | clean
 # The environment is made once in .venv and reused until the pinned versions or the package's metadata change.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PINS := constraints.txt pyproject.toml
 
-.PHONY: install demo test lint format bench clean
+.PHONY: install demo test lint format bench study clean
 
 install: $(VENV)/.installed
 
@@ -41,6 +41,9 @@ format: $(VENV)/.installed-test
 
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
+
+study: install
+	$(BIN)/python -m studies.feature_matching
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache
