@@ -123,7 +123,7 @@ def _speed(folder: Path) -> list[str]:
         clocks = alternating(setting, _images(folder, side), folder / f"speed{number}", steps, loop)
         asked = "1.0" if loop is ScriptLoop else "0.97"
         lines.append(f"steps per second, {name}: {compared(clocks.ours, clocks.others)} (asked: at least {asked})")
-        if loop is PlainLoop:
+        if loop is PlainLoop and clocks.ends:
             ours, others = (1e3 * statistics.median(end) for end in zip(*clocks.ends))
             lines.append(f"  an epoch's end with the next step: {ours:.0f} ms against {others:.0f} ms")
     return lines

@@ -53,7 +53,7 @@ def images_of(folder: Path, batch: int, workers: int = 0) -> Any:
     """The datamodule of both sides."""
     from layerscope.data.folder import ImageFolder
 
-    return ImageFolder(str(folder), val_fraction=0.05, batch_size=batch, num_workers=workers)
+    return ImageFolder(str(folder), val_fraction=0.1, batch_size=batch, num_workers=workers)
 
 
 class PlainLoop:
