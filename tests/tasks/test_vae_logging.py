@@ -87,13 +87,13 @@ def test_the_bar_shows_the_last_step_however_fast_the_steps_are(
 
 
 def test_gradients_are_kept_while_they_accumulate_and_let_go_after_the_step(phantom: Path, tmp_path: Path) -> None:
-    class Held(Callback):
-        held: list[bool] = []
+    held: list[bool] = []
 
+    class Look(Callback):
         def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
-            self.held.append(any(parameter.grad is not None for parameter in pl_module.parameters()))
+            held.append(any(parameter.grad is not None for parameter in pl_module.parameters()))
 
     train(
-        phantom, tmp_path / "run", max_steps=2, accumulate_grad_batches=2, enable_progress_bar=False, callbacks=[Held()]
+        phantom, tmp_path / "run", max_steps=2, accumulate_grad_batches=2, enable_progress_bar=False, callbacks=[Look()]
     )
-    assert Held.held == [False, True, False, True]
+    assert held == [False, True, False, True]
