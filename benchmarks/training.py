@@ -79,8 +79,8 @@ def main(parts: tuple[str, ...] = ("speed", "memory", "bf16", "data")) -> None:
 
 def _run(part: str, folder: Path) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.training", "--inside", part, "--folder", str(folder)]
-    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-    found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)  # progress bars go there
+    found: dict[str, Any] = json.loads((folder / f"{part}.json").read_text())
     return found
 
 
@@ -194,7 +194,7 @@ if __name__ == "__main__":
     options = parser.parse_args()
     if options.inside is not None:
         result = _inside(options.inside, options.folder)
-        print("\n" + json.dumps(result))
+        (options.folder / f"{options.inside}.json").write_text(json.dumps(result))
     elif options.part is not None:
         main((options.part,))
     else:
