@@ -1,4 +1,4 @@
-"""What a training tells its loggers and its history, and how often it draws its bar."""
+"""What a training tells its loggers and its history, how often it draws its bar, and what it keeps between steps."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Trainer, seed_everything
+from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import CSVLogger
 from small_architectures import SMALL_KL
 from stand_ins import read_rows
@@ -83,3 +84,16 @@ def test_the_bar_shows_the_last_step_however_fast_the_steps_are(
     train(phantom, tmp_path / "run", log_every_n_steps=50, max_steps=8, callbacks=[Watched()])
     # Each epoch's last step, and once more at its end; the first step because nothing was drawn before.
     assert drawn == [1, 5, 5, 3, 3]
+
+
+def test_gradients_are_kept_while_they_accumulate_and_let_go_after_the_step(phantom: Path, tmp_path: Path) -> None:
+    held: list[bool] = []
+
+    class Look(Callback):
+        def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+            held.append(any(parameter.grad is not None for parameter in pl_module.parameters()))
+
+    train(
+        phantom, tmp_path / "run", max_steps=2, accumulate_grad_batches=2, enable_progress_bar=False, callbacks=[Look()]
+    )
+    assert held == [False, True, False, True]

@@ -240,6 +240,11 @@ class AutoencoderTraining(LightningModule):
                 "train/kl_per_latent_element": kl / inputs.mean[0].numel(),
             }
 
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        """Also lets go of the gradients, which Lightning would keep until after the next forward pass, its peak."""
+        super().optimizer_step(*args, **kwargs)
+        self.zero_grad()
+
     def configure_optimizers(self) -> Any:
         trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
         warn_of_half_precision(trained)
