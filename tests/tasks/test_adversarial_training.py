@@ -170,11 +170,12 @@ def test_accumulated_batches_give_the_discriminator_their_mean_gradient(tmp_path
 
 def test_the_trainers_clipping_holds_for_both(tmp_path: Path) -> None:
     module = task()
-    fit(module, tmp_path, max_steps=1, gradient_clip_val=1e-3)
-    started = discriminator().state_dict()
-    moved = [value - started[name] for name, value in judge_of(module).state_dict().items()]
-    norm = torch.cat([one.flatten() for one in moved]).norm()
-    assert float(norm) == pytest.approx(0.1 * 1e-3, rel=1e-3)
+    started = [{n: p.detach().clone() for n, p in x.named_parameters()} for x in (module.autoencoder, judge_of(module))]
+    fit(module, tmp_path, max_steps=1, gradient_clip_val=0.1)
+    for network, start, lr in zip((module.autoencoder, judge_of(module)), started, (0.01, 0.1)):
+        moved = [(parameter - start[name]).flatten() for name, parameter in network.named_parameters()]
+        # Both norms are larger unclipped.
+        assert float(torch.cat(moved).norm()) == pytest.approx(0.1 * lr, rel=1e-3)
 
 
 def test_resuming_takes_up_the_discriminator_and_its_optimizer(tmp_path: Path) -> None:

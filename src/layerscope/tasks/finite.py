@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from layerscope.errors import NumericalError, listed
 
 
-def check_gradients(parameters: Mapping[str, nn.Parameter], trainer: Trainer, ids: Sequence[str]) -> None:
+def check_gradients(parameters: Mapping[str, nn.Parameter], trainer: Trainer, ids: Sequence[str]) -> Tensor | None:
     """Called before a step of an optimizer, which would spread a NaN over every weight.
 
     One norm over all gradients, and one transfer from the device. The loss may well be finite: √ at 0, or a division
@@ -23,17 +23,19 @@ def check_gradients(parameters: Mapping[str, nn.Parameter], trainer: Trainer, id
         trainer: of the task.
         ids: of the images of the last batch.
 
+    Returns:
+        The norm of all gradients together; None with fp16.
+
     Raises:
         NumericalError: names the parameters, the images, and the way back.
     """
     if getattr(trainer.precision_plugin, "scaler", None) is not None:
-        return
+        return None
     gradients = {name: parameter.grad for name, parameter in parameters.items() if parameter.grad is not None}
-    if not gradients or torch.isfinite(torch.nn.utils.get_total_norm(gradients.values())):
-        return
-    broken = not_finite(gradients)
-    if not broken:  # each is finite, and only the norm of all is beyond float32
-        return
+    norm = torch.nn.utils.get_total_norm(gradients.values())
+    # Where each is finite, only the norm of all is beyond float32.
+    if torch.isfinite(norm) or not (broken := not_finite(gradients)):
+        return norm
     accumulated = ""
     if trainer.accumulate_grad_batches > 1:
         accumulated = f", the last of the {trainer.accumulate_grad_batches} whose gradients were added"

@@ -117,6 +117,7 @@ class AutoencoderTraining(LightningModule):
         self.lpips = lpips
         self.batches = 0
         self._last_ids: list[str] = []
+        self._gradient_norm: Tensor | None = None
         self._start_hash: str | None = None
         self._data_hash: str | None = None
 
@@ -167,9 +168,24 @@ class AutoencoderTraining(LightningModule):
         return cast(Tensor, loss)
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
-        check_gradients(dict(self.named_parameters()), self.trainer, self._last_ids)
+        self._gradient_norm = check_gradients(dict(self.named_parameters()), self.trainer, self._last_ids)
         if self.adversary is not None:
             self.adversary.step(self, self._last_ids)
+
+    def configure_gradient_clipping(
+        self,
+        optimizer: Optimizer,
+        gradient_clip_val: int | float | None = None,
+        gradient_clip_algorithm: str | None = None,
+    ) -> None:
+        """Lightning's, but that clipping by norm takes the norm that was just checked instead of another one."""
+        norm = self._gradient_norm
+        sharded = self.trainer.strategy.restore_checkpoint_after_setup
+        if norm is None or sharded or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+            super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+            return
+        clipped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        torch.nn.utils.clip_grads_with_norm_(clipped, gradient_clip_val, norm)
 
     def on_train_end(self) -> None:
         check_weights([self.state_dict()], self.trainer)
