@@ -88,14 +88,12 @@ class Judged:
         self.positives = truth.n_pos
         self.group = group_index(np.arange(len(truth.target)) if truth.group is None else truth.group)
         self.units = int(self.group.max()) + 1
+        self.seen = (scores[0].id, scores[0].logits[0])
         self.auroc: dict[str, list[AurocInfluence]] = {}
         self.shift: dict[str, list[np.ndarray]] = {}
         """Condition to one entry a seed; (N,) |Δp|, the mean over labels and noise draws."""
         for one in scores:
-            if not (np.array_equal(one.id, scores[0].id) and np.array_equal(one.logits[0], scores[0].logits[0])):
-                raise ValueError(
-                    "The diagnoses are not of the same images by the same judge, so they cannot be paired."
-                )
+            _check_paired(self.seen, (one.id, one.logits[0]))
             logits = one.logits[:, :, labels.columns]
             for condition in group_conditions(one):
                 draws = [auroc_influence(logits[row], truth.target, truth.known) for row in condition.rows]
@@ -111,6 +109,7 @@ class Judged:
 
 def auroc_contrast(arm: Judged, reference: Judged, condition: str, against: str) -> Contrast:
     """AUROC of the arm under ``condition`` minus that of the reference under ``against``: L labels, then their mean."""
+    _check_paired(arm.seen, reference.seen)
     columns = []
     for form in (lambda one: one, macro_influence):
         one, other = [form(each) for each in arm.auroc[condition]], [form(each) for each in reference.auroc[against]]
@@ -122,15 +121,22 @@ def auroc_contrast(arm: Judged, reference: Judged, condition: str, against: str)
 
 def shift_contrast(arm: Judged, reference: Judged, condition: str, against: str) -> Contrast:
     """Mean |Δp| of the arm minus that of the reference, one column; against ``real`` images it is |Δp| itself."""
+    _check_paired(arm.seen, reference.seen)
     per_image = np.stack(arm.shift[condition]) - np.stack(reference.shift[against])
     psi = per_image.mean(axis=0) - per_image.mean()
     return contrast(per_image.mean(axis=1)[:, None], standard_error(psi[:, None], arm.group), arm.units)
 
 
-def outcome(low: float, high: float, p: float, better: int = 1, margin: float | None = MARGIN) -> str:
-    """An interval in words.
+def _check_paired(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> None:
+    """Ids of the images, and the judge's logits on the originals."""
+    if not all(np.array_equal(*pair) for pair in zip(one, other)):
+        raise ValueError("The diagnoses are not of the same images by the same judge, so they cannot be paired.")
 
-    p: adjusted where several questions are asked. better: the sign of an improvement. margin: what would matter.
+
+def outcome(low: float, high: float, p: float, margin: float | None = MARGIN) -> str:
+    """An interval of an AUROC difference in words.
+
+    p: adjusted where several questions are asked. margin: what would matter.
 
     >>> outcome(0.01, 0.05, p=0.001)
     'better'
@@ -143,6 +149,6 @@ def outcome(low: float, high: float, p: float, better: int = 1, margin: float | 
         return "no change of ranking"
     small = margin is not None and -margin < low and high < margin
     if p < 0.05:
-        word = "better" if (low + high) * better > 0 else "worse"
+        word = "better" if low + high > 0 else "worse"
         return f"{word}, by less than {margin:.2f}".replace("0.", ".") if small else word
     return f"no difference shown, one of {margin:.2f} excluded".replace("0.", ".") if small else "no difference shown"

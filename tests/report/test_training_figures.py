@@ -71,11 +71,18 @@ def test_curves_draw_uncut_for_few_and_many_epochs(epochs: int, every: int) -> N
     titles = [axes.get_title(loc="left") for axes in figure.axes]
     if epochs >= every:
         assert titles == [
-            *("loss", "reconstruction error", "PSNR (dB)", "SSIM", "error by wavelength", "KL (nats per image)"),
+            *(
+                "loss",
+                "mean absolute error, of [−1, 1]",
+                "PSNR (dB)",
+                "SSIM",
+                "error by wavelength",
+                "KL (nats per image)",
+            ),
             *(r"\$odd_name\$", "learning rate"),
         ]
     else:
-        assert titles == ["loss", "reconstruction error", "learning rate"]
+        assert titles == ["loss", "mean absolute error, of [−1, 1]", "learning rate"]
 
 
 def test_curves_show_every_finite_value_and_scale_where_it_helps() -> None:
@@ -93,7 +100,7 @@ def test_curves_show_every_finite_value_and_scale_where_it_helps() -> None:
     assert len(axes["error by wavelength"].lines) == 3
     scales = {title: one.get_yscale() for title, one in axes.items()}
     assert {title for title, scale in scales.items() if scale == "log"} == {
-        *("loss", "reconstruction error", "error by wavelength", "KL (nats per image)")
+        *("loss", "mean absolute error, of [−1, 1]", "error by wavelength", "KL (nats per image)")
     }
     assert training_curves_figure([]) is None
 

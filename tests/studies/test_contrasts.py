@@ -121,7 +121,3 @@ def test_a_seed_that_saw_other_images_is_refused() -> None:
 )
 def test_outcomes_in_words(low: float, high: float, p: float, words: str) -> None:
     assert outcome(low, high, p) == words
-
-
-def test_less_harm_is_better() -> None:
-    assert outcome(-0.05, -0.01, 0.001, better=-1, margin=None) == "better"

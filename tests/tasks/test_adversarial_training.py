@@ -178,6 +178,20 @@ def test_the_trainers_clipping_holds_for_both(tmp_path: Path) -> None:
         assert float(torch.cat(moved).norm()) == pytest.approx(0.1 * lr, rel=1e-3)
 
 
+def test_fused_optimizers_go_with_clipping_and_bf16_mixed(tmp_path: Path) -> None:
+    """Lightning by itself refuses them, for the sake of gradient scaling, which bf16 does without."""
+
+    def fused(parameters: Any) -> torch.optim.Optimizer:
+        return torch.optim.AdamW(parameters, lr=0.01, fused=True)
+
+    module = task(optimizer=fused)
+    module.optimizer = fused
+    started = discriminator().state_dict()
+    fit(module, tmp_path, max_steps=1, gradient_clip_val=0.1, precision="bf16-mixed")
+    moved = {name for name, value in judge_of(module).state_dict().items() if not torch.equal(value, started[name])}
+    assert {name for name in started if name.endswith("weight")} <= moved
+
+
 def test_resuming_takes_up_the_discriminator_and_its_optimizer(tmp_path: Path) -> None:
     def adam(parameters: Any) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters, lr=0.01)

@@ -28,7 +28,7 @@ def gradients(compile: bool) -> tuple[float, dict[str, Tensor]]:
     labels = torch.zeros(2, 0)
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     batch: Any = {"image": image, "id": ["a", "b"], "target": labels, "known": labels.bool()}
-    loss = task.training_step(batch, 0)
+    loss = task.training_step(batch, 0)["loss"]
     loss.backward()
     return float(loss.detach()), {n: p.grad for n, p in task.named_parameters() if p.grad is not None}
 

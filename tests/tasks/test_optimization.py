@@ -14,6 +14,18 @@ from small_architectures import SMALL_KL
 from layerscope.cli import main
 
 EPOCHS, STEPS = 3, 4
+CHECKPOINT: dict[str, Any] = {
+    "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
+    "init_args": {"save_top_k": -1},
+}
+WITHIN_AND_AT_THE_END: tuple[dict[str, Any], ...] = (
+    {"filename": "mid-{step}", "every_n_train_steps": 3},
+    {"filename": "end-{step}"},
+)
+PLATEAU: dict[str, Any] = {
+    "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
+    "init_args": {"monitor": "val/l1", "patience": 0, "threshold": 0.99, "factor": 0.1},
+}
 
 
 class Rates(Callback):
@@ -95,13 +107,38 @@ def test_torch_schedulers_by_class_path(tmp_path: Path, fundus_phantom: Path) ->
 
 
 def test_a_plateau_is_told_by_the_figure_it_names(tmp_path: Path, fundus_phantom: Path) -> None:
-    # lr 0.01 at a KL weight of 0 cannot halve l1 in an epoch: each epoch after the first is a plateau.
-    plateau = {
-        "class_path": "lightning.pytorch.cli.ReduceLROnPlateau",
-        "init_args": {"monitor": "val/l1", "patience": 0, "threshold": 0.99, "factor": 0.1},
-    }
-    found = rates(tmp_path, fundus_phantom, lr_schedule=plateau)
+    # l1 does not fall to a hundredth in an epoch: each one after the first is a plateau.
+    found = rates(tmp_path, fundus_phantom, lr_schedule=PLATEAU)
     assert found == pytest.approx([0.01] * 2 * STEPS + [0.001] * STEPS)
+
+
+def test_a_resumed_plateau_loses_no_step(tmp_path: Path, fundus_phantom: Path) -> None:
+    """Neither from the end of an epoch nor from within one."""
+    mid, end = ({**CHECKPOINT, "init_args": {**CHECKPOINT["init_args"], **when}} for when in WITHIN_AND_AT_THE_END)
+    config = {"lr_schedule": {**PLATEAU, "init_args": {**PLATEAU["init_args"], "monitor": "val/psnr", "mode": "min"}}}
+    arguments = command(tmp_path, fundus_phantom, **config)
+    settings = yaml.safe_load((tmp_path / "fit.yaml").read_text())
+    settings["trainer"]["callbacks"] += [mid, end]
+    settings["trainer"]["max_epochs"] = 4
+    (tmp_path / "fit.yaml").write_text(yaml.safe_dump(settings))
+    assert main(["fit", "--debug", *arguments]) == 0
+    whole = Rates.seen
+    assert len(set(whole)) > 2
+    for name, step in (("mid-step=6", STEPS + 2), ("end-step=4", STEPS)):
+        resumed = f"--ckpt_path={tmp_path / 'default' / 'checkpoints' / f'{name}.ckpt'}"
+        assert main(["fit", "--debug", *arguments, "--experiment_name=again", "--overwrite", resumed]) == 0
+        assert Rates.seen == whole[step:], name
+
+
+def test_what_cannot_be_scheduled_is_refused(
+    tmp_path: Path, fundus_phantom: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    endless = command(tmp_path, fundus_phantom)
+    assert main(["fit", *endless, "--trainer.max_epochs=-1", "--trainer.max_time=00:00:01:00"]) == 2
+    assert "set trainer.max_epochs or trainer.max_steps" in " ".join(capsys.readouterr().err.split())
+    unknown = {**PLATEAU, "init_args": {**PLATEAU["init_args"], "monitor": "val/loss"}}
+    assert main(["fit", *command(tmp_path, fundus_phantom, lr_schedule=unknown)]) == 2
+    assert "monitors 'val/loss', which validation does not measure" in " ".join(capsys.readouterr().err.split())
 
 
 def test_the_built_in_ones(tmp_path: Path, fundus_phantom: Path) -> None:

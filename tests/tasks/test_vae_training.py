@@ -77,7 +77,7 @@ def one_step(task: AutoencoderTraining) -> tuple[torch.Tensor, dict[str, Any], t
     image = torch.rand(2, 3, 16, 16, generator=torch.Generator().manual_seed(1)) * 2 - 1
     labels = torch.zeros(2, 0)
     batch: Any = {"image": image, "id": ["a", "b"], "target": labels, "known": labels.bool()}
-    return task.training_step(batch, 0), logged, image
+    return task.training_step(batch, 0)["loss"], logged, image
 
 
 @pytest.mark.parametrize("reconstruction", ["l1", "mse"])
@@ -136,6 +136,25 @@ def test_noise_without_a_term_that_reads_it_and_the_reverse_are_refused(small: D
         AutoencoderTraining(small, latent_noise=LatentNoise())
 
 
+def test_crops_that_cannot_be_cut_are_refused(small: DiffusersAutoencoder) -> None:
+    network = DiffusersAutoencoder(architecture=SMALL_KL, seed=0)
+    with pytest.raises(ConfigurationError, match="crop_size is 15: expected a multiple of 2"):
+        AutoencoderTraining(network, crop_size=15)
+    with pytest.raises(ConfigurationError, match="crop_size is 32, but there are images of 16 × 16"):
+        one_step(AutoencoderTraining(small, crop_size=32))
+
+
+def test_gradient_checkpointing_changes_no_gradient() -> None:
+    found = []
+    for on in (False, True):
+        network = DiffusersAutoencoder(architecture=SMALL_KL, seed=0)
+        loss, _, _ = one_step(AutoencoderTraining(network, gradient_checkpointing=on))
+        loss.backward()
+        found.append({name: parameter.grad for name, parameter in network.named_parameters()})
+    assert all(torch.equal(gradient, found[1][name]) for name, gradient in found[0].items())
+    assert network.model.decoder.gradient_checkpointing  # type: ignore[union-attr]
+
+
 def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_never_stopped(phantom: Path, tmp_path: Path) -> None:
     # 20 train images in batches of 3: seven steps an epoch; stopped after the fourth step of the second.
     losses = [
@@ -147,9 +166,11 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_never_stopped(phantom: P
         "class_path": "lightning.pytorch.callbacks.ModelCheckpoint",
         "init_args": {"every_n_train_steps": 11, "save_top_k": -1, "filename": "{step}"},
     }
-    ema = {"class_path": "lightning.pytorch.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.9}}
+    ema = {"class_path": "layerscope.callbacks.averaging.EMA", "init_args": {"decay": 0.9}}
     config = settings(phantom, losses, max_epochs=3, callbacks=[ema, every_step, LAST, SUMMARY])
-    config["model"]["init_args"] |= {"latent_noise": {"tau": 0.5}, "crop_size": 16}
+    network = {"class_path": "layerscope.losses.PatchDiscriminator", "init_args": {"base_channels": 4, "n_layers": 1}}
+    adversarial = {"adaptive_to": "mse", "start_batches": 5, "discriminator": network}
+    config["model"]["init_args"] |= {"latent_noise": {"tau": 0.5}, "crop_size": 16, "adversarial": adversarial}
     config["data"]["init_args"] |= {"limit": 20, "batch_size": 3}
     whole = fit(tmp_path, "whole", config)
     middle = whole / "checkpoints" / "step=11.ckpt"
@@ -162,6 +183,8 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_never_stopped(phantom: P
         assert states[0][part].keys() == states[1][part].keys()
         for name, value in states[0][part].items():
             assert torch.equal(value, states[1][part][name]), (part, name)
+    judges = [state["layerscope_adversary"]["discriminator"] for state in states]
+    assert all(torch.equal(value, judges[1][name]) for name, value in judges[0].items())
     metrics = [read_summary(run)["metrics"] for run in (whole, resumed)]
     assert metrics[0]["val/psnr"] == metrics[1]["val/psnr"]
 

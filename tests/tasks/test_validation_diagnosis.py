@@ -7,18 +7,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from small_architectures import SMALL_KL
 from stand_ins import diagnosis
+from torch import nn
 
 from layerscope.artifacts import read_csv
 from layerscope.cli import main
 from layerscope.data.phantom.write import write_phantom
 from layerscope.errors import ConfigurationError
 from layerscope.losses import L1
+from layerscope.losses.frozen import Frozen
+from layerscope.metrics.teacher_agreement import TeacherAgreement
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.tasks.diagnosis.latent_space import NoiseProcess
-from layerscope.tasks.diagnosis.validation import ShortDiagnosis
+from layerscope.tasks.diagnosis.validation import ShortDiagnosis, ShortDiagnosisRun
 
 ALLOW = ("--allow-import=stand_ins", "--allow-import=oracles")
 
@@ -108,6 +112,44 @@ def test_it_equals_the_diagnosis_of_the_trained_weights(
         assert found[f"val/delta_auroc{suffix}"] == pytest.approx(drop, abs=1e-4)
     assert found["val/mean_abs_delta_p"] > 0
     assert (tmp_path / "run" / "checkpoints" / "best.ckpt").is_file()
+
+
+class Teacher(nn.Module):
+    """One convolution and its mean: what autocast would compute in bfloat16."""
+
+    num_labels = 5
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(1)
+        self.conv = nn.Conv2d(3, 5, 3)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        return self.conv(image).mean(dim=(2, 3))
+
+
+def test_the_teacher_looks_in_float32_whatever_the_training_computes_in() -> None:
+    image = torch.rand(2, 3, 16, 16)
+    run = object.__new__(ShortDiagnosisRun)
+    run._teacher = Frozen(Teacher())
+    with torch.no_grad():
+        expected = Teacher()(image)
+        with torch.autocast("cpu", torch.bfloat16):
+            found = run._look(image, ["a", "b"], "the original")
+            assert not torch.equal(Teacher()(image).float(), expected)
+    assert torch.equal(found, expected)
+
+
+def test_labels_that_are_not_judged_do_not_count() -> None:
+    metric = TeacherAgreement(4, 2, [True, False], [""])
+    target = torch.tensor([[1.0, 0], [0, 1], [1, 0], [0, 1]])
+    real = torch.tensor([[2.0, 1], [-1, 0], [1, 3], [0, 2]])
+    changed = real + torch.tensor([[0.5, 9.0]])
+    metric.update(torch.arange(4), target, torch.ones(4, 2), real, {"": changed})
+    found = metric.compute()
+    expected = (torch.sigmoid(changed[:, 0]) - torch.sigmoid(real[:, 0])).abs().mean()
+    assert found["mean_abs_delta_p"] == pytest.approx(float(expected), rel=1e-6)
+    assert found["delta_auroc"] == 0
 
 
 def test_images_without_labels_are_judged_too(phantom: Path, tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Literal, Protocol, TypeVar, cast, runtime_checkable
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback, WeightAveraging
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint, WeightAveraging
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
 from torch import Tensor, nn
@@ -133,7 +133,8 @@ class FinalExport(Callback):
         export("the process ended before it was measured")
         measured = _or_reason(lambda: export(self._batches(trainer), trainer.strategy.root_device))
         exported = export(measured) if isinstance(measured, str) else measured
-        print("\n".join([f"\n{path}:", *(f"  {line}" for line in export_lines(exported))]))
+        lines = [f"weights after step {trainer.global_step}{_other_best(trainer)}", *export_lines(exported)]
+        print("\n".join([f"\n{path}:", *(f"  {line}" for line in lines)]))
 
     def _trained(self, trainer: Trainer, task: Any) -> tuple[nn.Module, Literal["averaged", "current"]]:
         averaging = _averaging(trainer)
@@ -168,6 +169,16 @@ def why_not(trainer: Trainer, pl_module: LightningModule) -> str | None:
             "`layerscope export`."
         )
     return None
+
+
+def _other_best(trainer: Trainer) -> str:
+    """A word on a checkpoint that a callback holds for better."""
+    for callback in trainer.checkpoint_callbacks:
+        if isinstance(callback, ModelCheckpoint) and callback.monitor and callback.best_model_path:
+            best, score = callback.best_model_path, callback.best_model_score
+            of = "" if score is None else f" ({callback.monitor} {float(score):.4g})"
+            return f"; the best checkpoint{of} is {best}: `layerscope export {best} OUT` makes a folder of it"
+    return ""
 
 
 def _or_reason(measure: Callable[[], T]) -> T | str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Mapping
 from typing import Any
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor
 
 from layerscope.artifacts import HISTORY_JSON, RunDirectory, read_history, write_history
 from layerscope.callbacks.run_folder import run_folder
@@ -26,7 +28,9 @@ class TrainingHistory(Callback):
     A row has the number of finished ``epoch``s, the ``batches`` each process has trained on since the beginning,
     ``seconds`` of the whole epoch and ``train_seconds`` without validation, ``images_per_second`` over the latter on
     all processes together, the learning rate(s) of the last step, and every metric that was logged in this epoch.
-    (Lightning keeps the metrics of the latest validation; they are left out of an epoch without one.)
+    (Lightning keeps the metrics of the latest validation; they are left out of an epoch without one.) What the task's
+    ``training_step`` returns as ``values`` (name to scalar) is averaged over the epoch's images of the first process;
+    a metric that is only logged has its last value.
 
     One group of parameters has its learning rate in ``lr``; else ``lr/<optimizer>/<group>``, both counted from 0.
 
@@ -48,6 +52,7 @@ class TrainingHistory(Callback):
         self._before: dict[str, Any] = {}
         self._rates: dict[str, Any] = {}
         self._images = 0
+        self._sums: dict[str, Tensor] = {}
         self._started = self._validating_since = time.monotonic()
         self._validation_seconds = 0.0
 
@@ -76,6 +81,14 @@ class TrainingHistory(Callback):
         self._rates = _learning_rates(trainer)
         self._images += len(batch["index"])
 
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        values = outputs.get("values", {}) if isinstance(outputs, Mapping) else {}
+        for name, value in values.items():
+            # Summed on the device: nothing waits for it before the epoch ends.
+            self._sums[name] = self._sums.get(name, 0) + len(batch["index"]) * value.double()
+
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating_since = time.monotonic()
 
@@ -102,6 +115,7 @@ class TrainingHistory(Callback):
 
     def _start_epoch(self, known: dict[str, Any]) -> None:
         self._before, self._rates, self._images, self._validation_seconds = known, {}, 0, 0.0
+        self._sums = {}
         self._started = time.monotonic()
 
     def _row(self, trainer: Trainer, pl_module: LightningModule) -> Row:
@@ -112,6 +126,7 @@ class TrainingHistory(Callback):
         images = int(trainer.strategy.reduce(seen, reduce_op="sum"))
         # A metric that was logged again is another object than before, whatever its value.
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
+        logged |= {name: float(total) / self._images for name, total in self._sums.items()}
         own = {
             "epoch": trainer.current_epoch + 1,
             "batches": trainer.fit_loop.total_batch_idx + 1,

@@ -28,7 +28,7 @@ from layerscope.artifacts import UNREPORTED_SCORES, RunDirectory, open_run_direc
 from layerscope.callbacks.checkpoint_files import WholeCheckpointIO, tell_if_no_last_checkpoint
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.callbacks.stopping import SaveOnSignal
-from layerscope.errors import ConfigurationError, explained_cause
+from layerscope.errors import ConfigurationError, explained_cause, listed
 from layerscope.shipped import here_or_shipped, shipped
 
 # What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
@@ -68,6 +68,8 @@ class LayerscopeCLI(LightningCLI):
         # validate and predict claim nothing: they may look at a finished run. A callback of predict may claim it.
         writes = self.subcommand in ("fit", "test") and not config["trainer"].get("fast_dev_run")
         if writes and _is_rank_zero():
+            if self.subcommand == "fit" and not checkpoint and not config["overwrite"]:
+                _refuse_to_start_over(path)
             self.run_directory = open_run_directory(path, overwrite=config["overwrite"])
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
@@ -116,6 +118,12 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     except ArgumentError as error:
         raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
     except MisconfigurationException as error:
+        if re.search(r"No `\w+_step\(\)` method", str(error)):
+            raise ConfigurationError(
+                f"This configuration is not for `layerscope {verb}`: its task has no {verb} loop. Shipped ones "
+                "for fit are in vae/train and classifier/train, for test in vae/diagnostic and classifier/eval, for "
+                "predict in vae/reconstruct."
+            ) from error
         raise (
             explained_cause(error) or ConfigurationError(f"Lightning refuses this configuration: {error}")
         ) from error
@@ -166,6 +174,18 @@ class _Build:
         worth_keeping = ("summary.json", "checkpoints", UNREPORTED_SCORES, "images")
         if path.is_dir() and not any((path / name).exists() for name in worth_keeping):
             shutil.rmtree(path, ignore_errors=True)
+
+
+def _refuse_to_start_over(path: Path) -> None:
+    """An unfinished training would be lost to one that begins anew and writes the same checkpoints."""
+    if (path / "summary.json").exists() or any(path.glob("hpc_ckpt_*.ckpt")):  # these Lightning resumes by itself
+        return
+    kept = sorted(file.name for file in (path / "checkpoints").glob("*.ckpt"))
+    if kept:
+        raise ConfigurationError(
+            f"{path} holds an unfinished training with checkpoints ({listed(kept)}), which a new one would replace. Go "
+            "on with --ckpt_path last, start over with --overwrite, or choose another --experiment_name."
+        )
 
 
 def _is_rank_zero() -> bool:

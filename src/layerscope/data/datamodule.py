@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
+from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader, Sampler
 
 from layerscope.data.dataset import LabelledImages, Sample
@@ -108,8 +109,9 @@ class ImageDataModule(LightningDataModule):
                 splits = ("val",)
             case _:
                 splits = (self.eval_split,)
-        for split in splits:
-            self.dataset(split)
+        counts = {split: len(self.dataset(split)) for split in splits}
+        if stage == "fit":
+            rank_zero_info(", ".join(f"{split}: {count:,} images" for split, count in counts.items()))
 
     def dataset(self, split: str) -> LabelledImages:
         """The data set of a split, made when first asked for.

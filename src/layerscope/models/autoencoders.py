@@ -265,6 +265,11 @@ def _build(
         raise ConfigurationError(
             f"{source} is a single file, which does not say its architecture. "
             + (
+                "A checkpoint of layerscope fit becomes a folder by `layerscope export`. "
+                if path.suffix == ".ckpt"
+                else ""
+            )
+            + (
                 f"There is a config.json beside it: give the folder {path.parent} as source."
                 if beside
                 else "Set original_config to the model's YAML (v1-inference.yaml for Stable Diffusion 1 and its "

@@ -36,17 +36,38 @@ Curve = tuple[list[int], list[float]]
 _BANDS, _RATE = "error by wavelength", "learning rate"
 _TITLES = {
     "loss": "loss",
-    "rec_mean": "reconstruction error",
-    "l1": "mean absolute error",
-    "mse": "mean squared error",
+    "l1": "mean absolute error, of [−1, 1]",
+    "mse": "mean squared error, of [−1, 1]",
     "psnr": "PSNR (dB)",
     "ssim": "SSIM",
     "lpips": "LPIPS",
     "kl_per_image": "KL (nats per image)",
+    "kl": "KL, as its term has it",
+    "adversarial": "generator's hinge loss",
+    "adversarial_weight": "weight of the generator's loss",
+    "discriminator": "discriminator's hinge loss",
+    "logits_real": "logits of originals",
+    "logits_fake": "logits of reconstructions",
+    "feature_matching": "feature matching",
+    "noisy_feature_matching": "feature matching under noise",
     "dead_channels": "dead latent channels",
+    "mean_abs_delta_p": "mean |Δp| of the teacher",
+    "delta_auroc": "ΔAUROC, macro",
 }
-_FIRST = ("loss", "rec_mean", "l1", "mse", "psnr", "ssim", "lpips", _BANDS, "kl_per_image")
-_LINEAR = ("psnr", "ssim", "dead_channels", _RATE)
+_FIRST = (
+    "loss",
+    "l1",
+    "mse",
+    "psnr",
+    "ssim",
+    "lpips",
+    "mean_abs_delta_p",
+    "delta_auroc",
+    _BANDS,
+    "kl_per_image",
+)
+_LINEAR = ("psnr", "ssim", "dead_channels", "mean_abs_delta_p", "delta_auroc", _RATE)
+_AT_STEP = re.compile(r"(mean_abs_delta_p|delta_auroc)_t(\d+)")
 _STAGE_COLOURS = {"train": BLUE, "val": VERMILION}
 _OTHER_COLOURS = (GREEN, ORANGE, PURPLE, GREY)
 _COLUMNS = 3
@@ -91,13 +112,16 @@ def _panels(rows: Sequence[Row]) -> dict[str, dict[str, Curve]]:
             panels.setdefault(_RATE, {})[name] = curve
         elif base.startswith("band_"):
             panels.setdefault(_BANDS, {})[base.removeprefix("band_")] = curve
-        elif not re.fullmatch(r".*_\d+|kl_per_latent_element", base):
+        elif base == "rec_mean":
+            panels.setdefault("l1", {}).setdefault(stage, curve)  # the same figure
+        elif _AT_STEP.fullmatch(base) or not re.fullmatch(r".*_\d+|kl_per_latent_element", base):
             panels.setdefault(base, {})[stage] = curve
     if _BANDS in panels:
         panels[_BANDS] = dict(sorted(panels[_BANDS].items(), key=lambda band: int(band[0].split("_")[0])))
     rank = {name: place for place, name in enumerate(_FIRST)}
     last = len(rank)
-    order = sorted(panels, key=lambda name: (rank.get(name, last + (name == _RATE)), name))
+    # Noise steps follow what they are a variant of.
+    order = sorted(panels, key=lambda n: (rank.get(_AT_STEP.sub(r"\1", n), last + (n == _RATE)), len(n), n))
     return {name: panels[name] for name in order}
 
 
@@ -108,12 +132,17 @@ def _draw(axes: Axes, quantity: str, curves: dict[str, Curve], colours: list[Any
     for (x, y), colour in zip(curves.values(), colours):
         # A lone point among many epochs would be no line at all.
         axes.plot(x, y, color=colour, linewidth=1.4, marker="o" if len(x) == 1 else marker, markersize=3)
-    axes.set_title(plain_text(short_name(_TITLES.get(quantity, quantity), 30)), loc="left", fontsize=MEDIUM)
+    axes.set_title(plain_text(short_name(_title(quantity), 36)), loc="left", fontsize=MEDIUM)
     pad = max(0.5, 0.02 * (epochs[-1] - epochs[0]))
     axes.set_xlim(epochs[0] - pad, epochs[-1] + pad)
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True, min_n_ticks=1))
     values = [value for _, y in curves.values() for value in y]
-    if quantity not in _LINEAR and min(values) > 0 and max(values) / min(values) >= 10:
+    if (
+        quantity not in _LINEAR
+        and not _AT_STEP.fullmatch(quantity)
+        and min(values) > 0
+        and max(values) / min(values) >= 10
+    ):
         axes.set_yscale("log")
         axes.yaxis.set_major_locator(LogLocator(10, numticks=6))
         axes.yaxis.set_minor_formatter(NullFormatter())
@@ -122,6 +151,12 @@ def _draw(axes: Axes, quantity: str, curves: dict[str, Curve], colours: list[Any
         axes.ticklabel_format(axis="y", style="sci", scilimits=(-3, 4), useMathText=True)
         axes.yaxis.get_offset_text().set_fontsize(7)
     axes.tick_params(labelsize=7)
+
+
+def _title(quantity: str) -> str:
+    if under_noise := _AT_STEP.fullmatch(quantity):
+        return f"{_TITLES[under_noise[1]]}, t = {under_noise[2]}"
+    return _TITLES.get(quantity, quantity)
 
 
 def _stage_colours(curves: dict[str, Curve], stages: dict[str, str]) -> list[str]:

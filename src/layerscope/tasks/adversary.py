@@ -23,6 +23,7 @@ from layerscope.losses import (
 from layerscope.losses.choices import check_not_negative
 from layerscope.tasks.finite import check_gradients
 from layerscope.tasks.freezing import part_of
+from layerscope.tasks.optimization import clip_gradients
 
 _OWN_VALUES = ("adversarial", "adversarial_weight", "discriminator", "logits_real", "logits_fake")
 
@@ -97,6 +98,11 @@ class Adversary:
                     "adversarial loss judges the clean one. Name a term on that."
                 )
             self._last_layer = decoder_output_weight(autoencoder)
+            if not self._last_layer.requires_grad:
+                raise ConfigurationError(
+                    "adversarial.adaptive_to needs gradients of the decoder's last layer, which is frozen. Train the "
+                    "decoder, or set adaptive_to: null for a fixed weight."
+                )
         self.discriminator = settings.discriminator if settings.discriminator is not None else PatchDiscriminator()
         self.discriminator.requires_grad_(True).train()
         parameters = list(self.discriminator.parameters())
@@ -116,6 +122,11 @@ class Adversary:
                 f"trainer.precision is {module.trainer.precision}, whose gradient scaling the discriminator's own "
                 "steps cannot share. Train with bf16-mixed or 32-true."
             )
+        if module.trainer.strategy.restore_checkpoint_after_setup:
+            raise ConfigurationError(
+                f"{type(module.trainer.strategy).__name__} shards the weights over processes, which adversarial "
+                "training cannot be resumed under. Train with ddp; gradient_checkpointing saves memory."
+            )
         self.discriminator.to(module.device)
         if self._stored is not None:
             self.discriminator.load_state_dict(self._stored["discriminator"])
@@ -127,6 +138,13 @@ class Adversary:
 
     def generator_loss(self, inputs: LossInputs) -> tuple[Tensor, dict[str, Tensor]]:
         """The weighted loss of the generator, a scalar, and its parts by name, detached; nothing before the start."""
+        smallest = getattr(self.discriminator, "smallest_side", 0)
+        if min(inputs.image.shape[-2:]) < smallest:  # from the first batch on, and not when it sets in
+            raise ConfigurationError(
+                f"The discriminator judges images of at least {smallest} pixels; training sees "
+                f"{inputs.image.shape[-1]} × {inputs.image.shape[-2]}. Lower its n_layers, or train on larger "
+                "images or crops."
+            )
         if inputs.batches < self.settings.start_batches:
             return inputs.recon.new_zeros((), dtype=torch.float32), {}
         self.discriminator.requires_grad_(False)
@@ -171,9 +189,9 @@ class Adversary:
             _average_gradients(held)
         trainer = module.trainer
         named = {f"discriminator.{name}": p for name, p in self.discriminator.named_parameters()}
-        check_gradients(named, trainer, ids)
-        if trainer.gradient_clip_val:
-            module.clip_gradients(self.optimizer, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
+        norm = check_gradients(named, trainer, ids)
+        assert norm is not None  # only fp16 has none, and was refused
+        clip_gradients(held, norm, trainer.gradient_clip_val, trainer.gradient_clip_algorithm)
         self.optimizer.step()
         self.optimizer.zero_grad()
 

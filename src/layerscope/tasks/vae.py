@@ -10,6 +10,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,7 +26,14 @@ from layerscope.tasks.compiled import AutoencoderFunctions
 from layerscope.tasks.diagnosis.validation import ShortDiagnosis, ShortDiagnosisRun
 from layerscope.tasks.finite import check_gradients, check_weights, way_back
 from layerscope.tasks.freezing import TrainedPart, keep_frozen_in_eval, select_trainable, trained_part
-from layerscope.tasks.optimization import Interval, LearningRateSchedule, warn_of_half_precision, with_schedule
+from layerscope.tasks.optimization import (
+    Interval,
+    LearningRateSchedule,
+    clip_gradients,
+    step_plateaus,
+    warn_of_half_precision,
+    with_schedule,
+)
 from layerscope.types import AutoencoderRecord, Batch, ReconstructionOutput
 
 
@@ -50,7 +58,7 @@ class AutoencoderTraining(LightningModule):
         diagnosis: a teacher that judges reconstructions in validation (``tasks.diagnosis.validation``).
         train: ``all``, or only the ``decoder`` or the ``encoder`` side (``tasks.freezing``).
         freeze: patterns of further parameters that stay as they are: globs, or ``re:...``.
-        crop_size: train on random square crops of this side; whole images by default.
+        crop_size: train on random square crops of this side, a multiple of the downsampling; whole images by default.
         optimizer: called with the trainable parameters, ``torch.optim.AdamW`` by default.
         lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``. Or a
             torch scheduler by class_path, in the place of both.
@@ -103,6 +111,8 @@ class AutoencoderTraining(LightningModule):
         self.latent_noise = latent_noise
         self.latent_spread = RunningLatentStd(autoencoder.latent_channels) if latent_noise is not None else None
         self.crop_size = crop_size
+        if crop_size is not None:
+            _check_crops(crop_size, autoencoder, self.losses)
         # Not AdamW as the default: jsonargparse would hand its weight decay on to any optimizer chosen instead.
         self.optimizer = optimizer or torch.optim.AdamW
         self.lr_schedule = lr_schedule
@@ -149,7 +159,8 @@ class AutoencoderTraining(LightningModule):
         if self.adversary is not None:
             self.adversary.start(self)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The ``loss`` to minimise, and all ``values`` by name, detached, for callbacks."""
         self._seed(self.batch_seed())
         inputs = self._through(batch)
         self.batches += 1
@@ -162,10 +173,11 @@ class AutoencoderTraining(LightningModule):
         except NumericalError as error:
             raise NumericalError(f"{error} {way_back(self.trainer)}") from error
         self._last_ids = batch["id"]
+        told = self._always(inputs) | {f"train/{name}": value for name, value in values.items()}
         if self._values_are_read():
-            self.log_dict(self._always(inputs) | {f"train/{name}": value for name, value in values.items()})
+            self.log_dict(told)
         self.log("train/loss", loss.detach(), prog_bar=True, batch_size=len(inputs.image))
-        return cast(Tensor, loss)
+        return {"loss": loss, "values": {"train/loss": loss.detach(), **told}}
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
         self._gradient_norm = check_gradients(dict(self.named_parameters()), self.trainer, self._last_ids)
@@ -180,12 +192,11 @@ class AutoencoderTraining(LightningModule):
     ) -> None:
         """Lightning's, but that clipping by norm takes the norm that was just checked instead of another one."""
         norm = self._gradient_norm
-        sharded = self.trainer.strategy.restore_checkpoint_after_setup
-        if norm is None or sharded or not gradient_clip_val or gradient_clip_algorithm not in (None, "norm"):
+        if norm is None or self.trainer.strategy.restore_checkpoint_after_setup:  # fp16, or sharded weights
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        clipped = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        torch.nn.utils.clip_grads_with_norm_(clipped, gradient_clip_val, norm)
+        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        clip_gradients(held, norm, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_end(self) -> None:
         check_weights([self.state_dict()], self.trainer)
@@ -298,6 +309,7 @@ class AutoencoderTraining(LightningModule):
             found |= self._diagnosed.agreement.compute()
         for name, value in found.items():
             self.log(f"val/{name}", value, prog_bar=name in ("psnr", "mean_abs_delta_p"))
+        step_plateaus(self.trainer, {f"val/{name}": value for name, value in found.items()})
 
     # -- checkpoints ---------------------------------------------------------------------------------------------
 
@@ -341,8 +353,13 @@ class AutoencoderTraining(LightningModule):
     def _crop(self, image: Tensor) -> Tensor:
         """Random crops, one position per image."""
         side = self.crop_size
-        if side is None or side >= min(image.shape[-2:]):
+        if side is None or image.shape[-2:] == (side, side):
             return image
+        if side > min(image.shape[-2:]):
+            raise ConfigurationError(
+                f"crop_size is {side}, but there are images of {image.shape[-1]} × {image.shape[-2]} pixels. Set a "
+                "smaller one, or null to train on whole images."
+            )
         tops = torch.randint(0, image.shape[-2] - side + 1, (len(image),)).tolist()
         lefts = torch.randint(0, image.shape[-1] - side + 1, (len(image),)).tolist()
         return torch.stack([one[:, top : top + side, left : left + side] for one, top, left in zip(image, tops, lefts)])
@@ -357,3 +374,14 @@ def _enable_gradient_checkpointing(autoencoder: nn.Module) -> None:
         f"gradient_checkpointing is on, but {type(autoencoder).__name__} holds no module with "
         "enable_gradient_checkpointing (diffusers' models have it). Switch it off."
     )
+
+
+def _check_crops(side: int, autoencoder: Autoencoder, losses: WeightedSum) -> None:
+    factor = autoencoder.downsampling
+    if side < 1 or side % factor:
+        raise ConfigurationError(
+            f"crop_size is {side}: expected a multiple of {factor}, the autoencoder's downsampling, such as "
+            f"{max(side // factor, 1) * factor}."
+        )
+    if losses.needs_labels:
+        rank_zero_warn("A loss term reads labels, which belong to whole images, but crop_size shows it crops.")
