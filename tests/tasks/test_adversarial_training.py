@@ -233,6 +233,11 @@ def test_a_gradient_that_breaks_the_discriminator_stops_before_the_step(tmp_path
     assert all(torch.equal(p, generator[n]) for n, p in module.autoencoder.named_parameters())
 
 
+def test_images_too_small_to_judge_are_refused_before_it_sets_in(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="images of at least 24 pixels; training sees 16 × 16"):
+        fit(task(start_batches=1000, discriminator=PatchDiscriminator(base_channels=4)), tmp_path, max_steps=1)
+
+
 def test_settings_that_cannot_work_are_explained(tmp_path: Path) -> None:
     with pytest.raises(ConfigurationError, match="the loss terms are l1, kl"):
         task(adaptive_to="lpips")
@@ -242,6 +247,8 @@ def test_settings_that_cannot_work_are_explained(tmp_path: Path) -> None:
         AutoencoderTraining(network, noisy, LatentNoise(), adversarial=Adversarial(adaptive_to="noisy_reconstruction"))
     with pytest.raises(ConfigurationError, match="under which the adversarial loss logs"):
         AutoencoderTraining(network, [L1(name="discriminator")], adversarial=Adversarial())
+    with pytest.raises(ConfigurationError, match="last layer, which is frozen"):
+        AutoencoderTraining(network, train="encoder", adversarial=Adversarial(adaptive_to="l1"))
     with pytest.raises(ConfigurationError, match="start_batches"):
         Adversarial(start_batches=-1)
     assert decoder_output_weight(network) is network.model.decoder.conv_out.weight  # type: ignore[union-attr]

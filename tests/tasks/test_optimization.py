@@ -76,7 +76,7 @@ def command(folder: Path, phantom: Path, **settings: Any) -> list[str]:
     }
     path = folder / "fit.yaml"
     path.write_text(yaml.safe_dump(config))
-    return ["--config", str(path), f"--output_root={folder}", "--allow-import=test_optimization"]
+    return ["--config", str(path), f"--output_root={folder}", "--overwrite", "--allow-import=test_optimization"]
 
 
 def rates(folder: Path, phantom: Path, **settings: Any) -> list[float]:
@@ -126,7 +126,7 @@ def test_a_resumed_plateau_loses_no_step(tmp_path: Path, fundus_phantom: Path) -
     assert len(set(whole)) > 2
     for name, step in (("mid-step=6", STEPS + 2), ("end-step=4", STEPS)):
         resumed = f"--ckpt_path={tmp_path / 'default' / 'checkpoints' / f'{name}.ckpt'}"
-        assert main(["fit", "--debug", *arguments, "--experiment_name=again", "--overwrite", resumed]) == 0
+        assert main(["fit", "--debug", *arguments, "--experiment_name=again", resumed]) == 0
         assert Rates.seen == whole[step:], name
 
 

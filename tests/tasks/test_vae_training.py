@@ -189,6 +189,29 @@ def test_a_run_stopped_within_an_epoch_goes_on_as_if_it_never_stopped(phantom: P
     assert metrics[0]["val/psnr"] == metrics[1]["val/psnr"]
 
 
+def test_an_unfinished_training_is_not_begun_anew_by_accident(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = settings(phantom, max_epochs=1, callbacks=[LAST])  # no summary: as a training that was stopped
+    run = fit(tmp_path, "run", config)
+    kept = (run / "checkpoints" / "last.ckpt").read_bytes()
+    again = ["fit", "--config", str(tmp_path / "run.yaml"), f"--output_root={tmp_path}", "--experiment_name=run"]
+    assert main(again) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert "holds an unfinished training with checkpoints (last.ckpt)" in message
+    assert (run / "checkpoints" / "last.ckpt").read_bytes() == kept
+    assert main([*again, "--ckpt_path=last"]) == 0
+    assert main([*again, "--overwrite"]) == 0
+
+
+def test_a_configuration_for_another_verb_is_told_apart(
+    phantom: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fit(tmp_path, "run", settings(phantom, max_epochs=1))
+    assert main(["test", "--config", str(tmp_path / "run.yaml"), f"--output_root={tmp_path}"]) == 2
+    assert "for test in vae/diagnostic" in " ".join(capsys.readouterr().err.split())
+
+
 def test_a_checkpoint_is_exported_as_it_reconstructs(phantom: Path, tmp_path: Path) -> None:
     from diffusers import AutoencoderKL
 

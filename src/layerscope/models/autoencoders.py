@@ -264,11 +264,7 @@ def _build(
         beside = (path.parent / "config.json").is_file()
         raise ConfigurationError(
             f"{source} is a single file, which does not say its architecture. "
-            + (
-                "A checkpoint of layerscope fit becomes a folder by `layerscope export`. "
-                if path.suffix == ".ckpt"
-                else ""
-            )
+            + ("`layerscope export` makes a folder of a training's checkpoint. " if path.suffix == ".ckpt" else "")
             + (
                 f"There is a config.json beside it: give the folder {path.parent} as source."
                 if beside
