@@ -52,7 +52,7 @@ class TrainingHistory(Callback):
         self._before: dict[str, Any] = {}
         self._rates: dict[str, Any] = {}
         self._images = 0
-        self._sums: dict[str, Tensor] = {}
+        self._sums: dict[tuple[str, ...], tuple[Tensor | int, int]] = {}
         self._started = self._validating_since = time.monotonic()
         self._validation_seconds = 0.0
 
@@ -85,9 +85,12 @@ class TrainingHistory(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         values = outputs.get("values", {}) if isinstance(outputs, Mapping) else {}
-        for name, value in values.items():
-            # Summed on the device: nothing waits for it before the epoch ends.
-            self._sums[name] = self._sums.get(name, 0) + len(batch["index"]) * value.double()
+        if values:
+            # Summed on the device: nothing waits for it before the epoch ends. Terms may set in later, under new names.
+            images = len(batch["index"])
+            total, count = self._sums.get(tuple(values), (0, 0))
+            weighted = images * torch.stack([value.double() for value in values.values()])
+            self._sums[tuple(values)] = (total + weighted, count + images)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._validating_since = time.monotonic()
@@ -126,7 +129,7 @@ class TrainingHistory(Callback):
         images = int(trainer.strategy.reduce(seen, reduce_op="sum"))
         # A metric that was logged again is another object than before, whatever its value.
         logged = {k: float(v) for k, v in trainer.callback_metrics.items() if v is not self._before.get(k)}
-        logged |= {name: float(total) / self._images for name, total in self._sums.items()}
+        logged |= self._means()
         own = {
             "epoch": trainer.current_epoch + 1,
             "batches": trainer.fit_loop.total_batch_idx + 1,
@@ -136,6 +139,15 @@ class TrainingHistory(Callback):
             **{name: float(rate) for name, rate in self._rates.items()},
         }
         return own | {name: value for name, value in logged.items() if name not in own}
+
+    def _means(self) -> dict[str, float]:
+        """Of what the steps returned, over the images of those that returned it."""
+        totals: dict[str, tuple[float, int]] = {}
+        for names, (sums, images) in self._sums.items():
+            for name, value in zip(names, torch.as_tensor(sums).tolist()):
+                total, count = totals.get(name, (0.0, 0))
+                totals[name] = (total + value, count + images)
+        return {name: total / count for name, (total, count) in totals.items()}
 
     def _enter(self, row: Row) -> None:
         """Adds a row, or replaces that of the same epoch and drops later ones, which are being trained again."""
