@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -341,6 +342,8 @@ def test_ctrl_c_in_a_process_of_its_own(bench: Bench) -> None:
     done = subprocess.run(
         [*command, *ALLOWED, *overrides],
         env=os.environ | {"PYTHONPATH": path},
+        # A suite started in the background ignores the signal, and so would what it starts.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
         capture_output=True,
         text=True,
         timeout=120,
