@@ -11,6 +11,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from layerscope.data.sampler import rank_and_world
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.losses import (
     LossInputs,
@@ -132,7 +133,7 @@ class Adversary:
             self.discriminator.load_state_dict(self._stored["discriminator"])
             self.optimizer.load_state_dict(self._stored["optimizer"])
             self._stored = None
-        if _several_processes():
+        if rank_and_world()[1] > 1:
             for tensor in self.discriminator.state_dict().values():
                 torch.distributed.broadcast(tensor, src=0)
 
@@ -185,7 +186,7 @@ class Adversary:
         held = [parameter for parameter in self.discriminator.parameters() if parameter.grad is not None]
         if not held:
             return
-        if _several_processes():
+        if rank_and_world()[1] > 1:
             _average_gradients(held)
         trainer = module.trainer
         named = {f"discriminator.{name}": p for name, p in self.discriminator.named_parameters()}
@@ -218,11 +219,6 @@ def decoder_output_weight(autoencoder: nn.Module) -> nn.Parameter:
             "adversarial loss cannot be measured. Set adversarial.adaptive_to to null."
         )
     return decoder[-1] if decoder else weights[-1][1]
-
-
-def _several_processes() -> bool:
-    distributed = torch.distributed
-    return distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1
 
 
 def _average_gradients(parameters: list[nn.Parameter]) -> None:

@@ -95,7 +95,7 @@ class AutoencoderTraining(LightningModule):
         if not isinstance(autoencoder, Autoencoder):
             raise ConfigurationError(f"{type(autoencoder).__name__} is no layerscope.protocols.Autoencoder.")
         self.autoencoder = cast(Any, autoencoder)
-        self.trainable = select_trainable(autoencoder, train, freeze or [])
+        select_trainable(autoencoder, train, freeze or [])
         self.losses = WeightedSum([L1(), KL()] if losses is None else losses)
         if self.losses.needs_noisy_recon and latent_noise is None:
             raise ConfigurationError(
@@ -196,8 +196,7 @@ class AutoencoderTraining(LightningModule):
         if norm is None or self.trainer.strategy.restore_checkpoint_after_setup:  # fp16, or sharded weights
             super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
             return
-        held = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        clip_gradients(held, norm, gradient_clip_val, gradient_clip_algorithm)
+        clip_gradients(list(self._stepped.values()), norm, gradient_clip_val, gradient_clip_algorithm)
 
     def on_train_end(self) -> None:
         check_weights([self.state_dict()], self.trainer)
@@ -246,7 +245,7 @@ class AutoencoderTraining(LightningModule):
         )
 
     def _values_are_read(self) -> bool:
-        """Whether loggers take this step's values, or they are the last of their epoch, which its history keeps.
+        """Whether loggers take this step's values, or they are the last of an epoch, which checkpoints have on record.
 
         Lightning takes half a millisecond for each value that it is told.
         """
@@ -275,10 +274,10 @@ class AutoencoderTraining(LightningModule):
             parameter.grad = None
 
     def configure_optimizers(self) -> Any:
-        trained = [parameter for parameter in self.parameters() if parameter.requires_grad]
-        warn_of_half_precision(trained)
         # Once, and not in every step: a walk through all modules takes half a millisecond.
         self._stepped = {name: parameter for name, parameter in self.named_parameters() if parameter.requires_grad}
+        trained = list(self._stepped.values())
+        warn_of_half_precision(trained)
         optimizer = self.optimizer(trained)
         return with_schedule(optimizer, self.trainer, self.lr_schedule, self.warmup_fraction, self.lr_interval)
 
