@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
-    from torch import Tensor
+    from torch import Tensor, nn
 
-    from layerscope.types import LabelSet, TeacherFeatures
+    from layerscope.types import LabelSet, PositionGrid, TeacherFeatures
 
 
 @runtime_checkable
@@ -95,6 +95,27 @@ class LabelledData(Protocol):
 
     def data_hash(self, split: str) -> str:
         """SHA-256 over ids, image sizes and labels of a split."""
+
+
+@runtime_checkable
+class NamedLayers(Protocol):
+    """A model (a ``torch.nn.Module``) that says by which names users know its layers; any other is its own root."""
+
+    @property
+    def layer_root(self) -> nn.Module:
+        """The module inside the adapter whose ``named_modules`` are the layers' names."""
+
+    @property
+    def default_layers(self) -> tuple[str, ...]:
+        """Patterns (``layerscope.probes``) of the layers that are watched unless the user names others."""
+
+
+@runtime_checkable
+class GridLayers(Protocol):
+    """A model whose activations are not (B, C, h, w) and that says where their image positions are."""
+
+    def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
+        """Of an activation of ``shape`` (B, ...) for images of (H, W) pixels; None where it has no positions."""
 
 
 @runtime_checkable

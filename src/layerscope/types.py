@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, TypedDict
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypedDict
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 ConditionKind = Literal["real", "recon", "noise", "control"]
+PairRole = Literal["pair", "floor"]
 
 
 class Batch(TypedDict):
@@ -138,3 +139,65 @@ class ReconstructionOutput:
     recon: Tensor
     mean: Tensor
     std: Tensor
+
+
+class SkippedPair(NamedTuple):
+    """A pair that could not be measured, and why; its row in the split counts as visited."""
+
+    id: str
+    index: int
+    reason: str
+
+
+class PairBatch(TypedDict):
+    """What a datamodule of image pairs yields.
+
+    role: "pair" for a positive image and its negative; "floor" for two images between which there is no finding.
+    positive, negative: float32 (B, 3, H, W) in [-1, 1]; B may be 0 where every pair of the batch was skipped.
+    mask: bool (B, H, W), True on the lesion; all False where there is none.
+    has_mask: bool (B,), whether the pair came with a mask, be it an empty one.
+    id: B strings, unique and stable. index: int64 (B,), the row in the split, −1 for a stand-in.
+    skipped: pairs that belong to this batch and are not in it.
+    """
+
+    role: PairRole
+    positive: Tensor
+    negative: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    id: list[str]
+    index: Tensor
+    skipped: list[SkippedPair]
+
+
+@dataclass(frozen=True)
+class PairOutput:
+    """What a pair diagnosis saw of one batch; callbacks read it and never recompute.
+
+    role, id, index, positive, negative, mask, has_mask, skipped: as in ``PairBatch``.
+    points: activations that belong to no module, in the order of the computation: "input" and, of an autoencoder,
+        "latent" and "reconstruction"; each (2B, C, h, w), the B positives first.
+    """
+
+    role: PairRole
+    id: list[str]
+    index: Tensor
+    positive: Tensor
+    negative: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    points: dict[str, Tensor]
+    skipped: list[SkippedPair]
+
+
+class PositionGrid(NamedTuple):
+    """Where the image positions of an activation are.
+
+    channel_dim: dimension that holds the channels, never 0; the others behind the batch are positions.
+    prefix: positions before the image's (CLS, registers). rows, columns: of the image's positions, row by row.
+    """
+
+    channel_dim: int
+    prefix: int
+    rows: int
+    columns: int
