@@ -145,7 +145,7 @@ class SkippedPair(NamedTuple):
     """A pair that could not be measured, and why; its row in the split counts as visited."""
 
     id: str
-    index: int
+    row: int
     reason: str
 
 
