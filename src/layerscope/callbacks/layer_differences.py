@@ -1,0 +1,278 @@
+"""Measures, pair by pair, what each watched layer makes of two images."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, FloatArray, LayerScores
+from layerscope.callbacks.gather import gather_objects
+from layerscope.errors import ConfigurationError, DataError, NumericalError
+from layerscope.functional.layer_differences import layer_differences
+from layerscope.functional.localisation import localisation_with_control
+from layerscope.metrics.layer_measurement import LayerMeasurement, measure_layer
+from layerscope.metrics.linear_cka import LinearCKA
+from layerscope.metrics.table import IndexedTable
+from layerscope.probes.probe import Probe
+from layerscope.protocols import ProbedTask
+from layerscope.types import CKA_GROUP, PairBatch, PairOutput, PairRole, SkippedPair
+
+
+class LayerDifferences(Callback):
+    """Hooks on the layers that ``tasks.diagnosis.pairs.PairDiagnosis`` names, and the tables they fill.
+
+    Each layer's activations are reduced inside the hook, on the device: three energies a pair, the distance at each
+    image position, and the sums behind linear CKA. Activations are never stored. When the loop ends ``scores`` holds
+    everything, the rows sorted by id, equal on every number of processes.
+
+    Attributes:
+        seen: of the last batch, layer to ``LayerMeasurement``, in the order of the computation.
+        values: of the last batch, float64 (B, L, 5), see ``artifacts.layer_scores.DIFFERENCES``.
+        scores: the result; on every process.
+    """
+
+    seen: dict[str, LayerMeasurement]
+    values: Tensor
+    scores: LayerScores
+
+    def __init__(self) -> None:
+        self._probe: Probe | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        task = _checked(pl_module)
+        root, layers, exclude = task.watched_layers()
+        loaders = _loaders(trainer)
+        self._task = task
+        self._ids: list[str] = list(cast(Any, loaders[0].dataset).ids)
+        self._floor_rows = len(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else 0
+        self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
+        self._modules = {name: type(module).__name__ for name, module in root.named_modules()}
+        self._layers: list[str] = []
+        self._shapes: list[tuple[int, ...]] = []
+        self._tables: dict[str, IndexedTable] = {}
+        self._cka: LinearCKA | None = None
+        self._skipped: dict[PairRole, list[SkippedPair]] = {"pair": [], "floor": []}
+        self._probe = Probe(root, self._reduce, layers, exclude)
+        self._probe.attach()
+        task.point_listeners.append(self._reduce_point)
+
+    def on_test_batch_start(
+        self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        pairs: PairBatch = batch
+        self.seen = {}
+        self._pairs = len(pairs["id"])
+        self._image_size = (int(pairs["positive"].shape[-2]), int(pairs["positive"].shape[-1]))
+        self._groups = _whole_groups(pairs["index"]) if self._whole_groups and pairs["role"] == "pair" else []
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        output = cast(PairOutput, outputs)
+        if output.id:
+            assert self._probe is not None
+            self._probe.take()
+            self._check_layers()
+            self._fill(output)
+        self._skipped[output.role].extend(output.skipped)
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the processes' shares together."""
+        self._detach()
+        known = gather_objects(trainer, (self._layers, self._shapes))
+        self._layers, self._shapes = next((one for one in known if one[0]), ([], []))
+        skipped = sorted(
+            {(skip.id, skip.reason) for part in gather_objects(trainer, self._skipped) for skip in [*part["pair"], *part["floor"]]}
+        )
+        if not self._layers:
+            raise DataError(
+                f"None of the {len(self._ids)} pairs could be measured. The first reason: {skipped[0][0]}: {skipped[0][1]}"
+            )
+        pairs = self._collected("pair")
+        floor = self._collected("floor") if self._floor_rows else None
+        cka, groups = self._cka_state().compute()
+        order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        patients = data.evaluated_groups()
+        energies = np.nan_to_num(pairs["energies"]).sum(axis=0)
+        measured = int(np.isfinite(pairs["energies"][:, 0, 0]).sum())
+        self.scores = LayerScores(
+            id=[self._ids[row] for row in order],
+            group=None if patients is None else [patients[row] for row in order],
+            layer=self._layers,
+            shape=self._shapes,
+            module=["" if name in POINTS else self._modules[name.split(":")[0]] for name in self._layers],
+            values=pairs["values"][order],
+            pooled=self._pooled(energies, measured),
+            linear_cka=cka.cpu().numpy(),
+            cka_groups=int(groups),
+            floor=np.zeros((0, len(self._layers), len(DIFFERENCES))) if floor is None else _without_skipped(floor["values"]),
+            floor_kind="none" if floor is None else data.describe()["noise_floor"],
+            localisation=pairs["localisation"][order],
+            control=pairs["control"][order],
+            mask_fraction=pairs["mask_fraction"][order],
+            skipped=skipped,
+        )
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._detach()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no ``teardown`` when a step, a callback or a dataloader raises."""
+        self._detach()
+
+    # -- inside the forward pass -----------------------------------------------------------------------------------
+
+    def _reduce(self, name: str, activation: Tensor) -> None:
+        grid = self._task.position_grid(tuple(activation.shape), self._image_size)
+        self.seen[name] = measure_layer(name, activation, self._pairs, grid, self._groups)
+
+    def _reduce_point(self, name: str, activation: Tensor) -> None:
+        # The step may run under autocast; the probe leaves it for its own reductions.
+        with torch.autocast(activation.device.type, enabled=False):
+            self._reduce(name, activation)
+
+    # -- parts -----------------------------------------------------------------------------------------------------
+
+    def _check_layers(self) -> None:
+        names = list(self.seen)
+        if not self._layers:
+            self._layers, self._shapes = names, [seen.shape for seen in self.seen.values()]
+        elif names != self._layers:
+            strange = sorted(set(names) ^ set(self._layers))
+            raise ConfigurationError(
+                f"The layers that were called changed from one batch to another ({', '.join(strange[:5])}). Images of "
+                "different sizes do that to a model that works in tiles: set data.init_args.image_size."
+            )
+
+    def _fill(self, output: PairOutput) -> None:
+        energies = torch.stack([seen.energies for seen in self.seen.values()], dim=1)  # (B, L, 3)
+        self._check_finite(energies, output.id)
+        elements = torch.tensor([seen.elements for seen in self.seen.values()], device=energies.device)
+        differences = layer_differences(energies, elements)
+        self.values = torch.stack([differences[name] for name in DIFFERENCES], dim=-1)
+        columns = {"values": self.values}
+        if output.role == "pair":
+            columns |= {"energies": energies, **self._localised(output)}
+            if self._groups:
+                sums = torch.stack([cast(Tensor, seen.hsic) for seen in self.seen.values()])
+                self._cka_state().update(sums, len(self._groups))
+        self._table(output.role).update(output.index, columns)
+
+    def _localised(self, output: PairOutput) -> dict[str, Tensor]:
+        """Columns of the pairs table that tell where the differences are; NaN where there is no mask."""
+        shape = (len(output.id), len(self.seen), len(LOCALISATION))
+        inside = torch.full(shape, torch.nan, device=output.mask.device)
+        control = inside.clone()
+        rows = (output.has_mask & output.mask.flatten(1).any(dim=1)).nonzero().flatten()
+        if len(rows):
+            for place, seen in enumerate(self.seen.values()):
+                if seen.distance is not None:
+                    found, shifted = localisation_with_control(seen.distance[rows], output.mask[rows])
+                    inside[rows, place], control[rows, place] = found.to(inside), shifted.to(inside)
+        fraction = output.mask.flatten(1).float().mean(dim=1)
+        fraction = torch.where(output.has_mask, fraction, torch.nan)
+        return {"localisation": inside, "control": control, "mask_fraction": fraction}
+
+    def _check_finite(self, energies: Tensor, ids: list[str]) -> None:
+        bad = ~torch.isfinite(energies).all(dim=-1)  # (B, L)
+        if not bool(bad.any()):
+            return
+        layer = int(bad.any(dim=0).nonzero()[0])
+        names = [name for name, is_bad in zip(ids, bad[:, layer].tolist()) if is_bad]
+        raise NumericalError(
+            f"The activations of {self._layers[layer]} are NaN or infinite for {len(names)} pairs (first: "
+            f"{', '.join(names[:5])}); it is the first such layer. Check the weights, or run in 32-bit precision "
+            "(SDXL's VAE overflows in float16)."
+        )
+
+    def _table(self, role: PairRole) -> IndexedTable:
+        """The table of a role, made when the layers are known."""
+        if role not in self._tables:
+            layers = len(self._layers)
+            columns: dict[str, tuple[int, ...]] = {"values": (layers, len(DIFFERENCES))}
+            if role == "pair":
+                places = (layers, len(LOCALISATION))
+                columns |= {"energies": (layers, 3), "localisation": places, "control": places, "mask_fraction": ()}
+            rows = len(self._ids) if role == "pair" else self._floor_rows
+            self._tables[role] = IndexedTable(rows, columns).to(self._task.device)
+        return self._tables[role]
+
+    def _cka_state(self) -> LinearCKA:
+        if self._cka is None:
+            self._cka = LinearCKA(len(self._layers)).to(self._task.device)
+        return self._cka
+
+    def _collected(self, role: PairRole) -> dict[str, FloatArray]:
+        """A role's table over all processes; skipped rows count as visited, without figures."""
+        table, rows = self._table(role), [skip.row for skip in self._skipped[role]]
+        if rows:
+            empty = {
+                name: torch.full((len(rows), *getattr(table, f"column_{name}").shape[1:]), torch.nan)
+                for name in table.column_names
+            }
+            table.update(torch.tensor(rows), empty)
+        return {name: column.double().cpu().numpy() for name, column in table.compute().items()}
+
+    def _pooled(self, energies: FloatArray, pairs: int) -> FloatArray:
+        """(L, 5) from energies summed over pairs (L, 3)."""
+        elements = torch.tensor([pairs * math.prod(shape) for shape in self._shapes])
+        pooled = layer_differences(torch.from_numpy(energies), elements)
+        return np.stack([pooled[name].numpy() for name in DIFFERENCES], axis=-1)
+
+    def _detach(self) -> None:
+        if self._probe is None:
+            return
+        self._probe.detach()
+        self._probe = None
+        self._task.point_listeners.remove(self._reduce_point)
+
+
+def _checked(module: LightningModule) -> Any:
+    if not isinstance(module, ProbedTask) or not hasattr(module, "point_listeners"):
+        raise ConfigurationError(
+            f"LayerDifferences watches layerscope.tasks.diagnosis.pairs.PairDiagnosis, and the model is a "
+            f"{type(module).__name__}. Name that task as the model, or remove the callback."
+        )
+    return module
+
+
+def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:
+    loaders: Any = trainer.test_dataloaders
+    loaders = loaders if isinstance(loaders, list) else [loaders]
+    if not all(isinstance(loader, DataLoader) and hasattr(loader.dataset, "ids") for loader in loaders):
+        raise ConfigurationError(
+            "LayerDifferences needs a datamodule of image pairs, such as layerscope.data.pairs.folder.PairFolder."
+        )
+    return loaders
+
+
+def _whole_groups(index: Tensor) -> list[int]:
+    """Places in the batch where the rows 4k, 4k + 1, 4k + 2, 4k + 3 stand side by side.
+
+    >>> _whole_groups(torch.tensor([4, 5, 6, 7, 9, 10, 11]))
+    [0]
+    """
+    rows = index.tolist()
+    return [
+        place
+        for place, row in enumerate(rows)
+        if row >= 0 and row % CKA_GROUP == 0 and rows[place : place + CKA_GROUP] == list(range(row, row + CKA_GROUP))
+    ]
+
+
+def _without_skipped(values: FloatArray) -> FloatArray:
+    return values[~np.isnan(values[:, 0, 0])]

@@ -1,0 +1,112 @@
+"""Writes the run directory of a pair diagnosis."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from layerscope.artifacts import Stage, safe_file_name
+from layerscope.artifacts.layer_scores import LayerScores
+from layerscope.artifacts.tables import LOCALISATION_COLUMNS, PAIR_COLUMNS
+from layerscope.callbacks.pair_pictures import KeptPair, PairPictures, measuring_callback
+from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.run_folder import run_folder
+from layerscope.callbacks.tensorboard import log_result
+from layerscope.report.attribution import NOTICE
+from layerscope.report.figure_style import png
+from layerscope.report.figures_layers import aggregated_figure, localisation_figure, pair_figure
+from layerscope.report.heat_maps import heat_map_overlay, heat_map_sheet, reconstruction_figure
+from layerscope.report.layer_effects import LayerAnalysis, PairSettings, analyse_layers
+from layerscope.report.layer_rows import aggregated_json, layer_json, localisation_rows, pair_rows, summary_of
+
+
+class PairReport(Callback):
+    """Statistics, tables, figures and pictures of layer differences, written when the test loop ends.
+
+    Stands behind ``LayerDifferences``, which measures, and ``PairPictures``, which keeps what pictures need.
+
+    Args:
+        method: which differences are drawn, printed and written for each pair: ``l2`` (and its size-free forms),
+            ``cosine`` or ``both``. The tables always hold all.
+        rank_by: what layers are ranked by: ``effect`` (standardised, of relative_l2, against the noise floor) or the mean
+            of a size-free metric.
+        level: confidence level of every interval.
+        n_bootstrap: resamples behind the intervals.
+        seed: of the resampling.
+    """
+
+    def __init__(
+        self,
+        method: Literal["l2", "cosine", "both"] = "both",
+        rank_by: Literal["effect", "relative_l2", "cosine_dissimilarity"] = "effect",
+        level: float = 0.95,
+        n_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.method: Literal["l2", "cosine", "both"] = method
+        self.settings = PairSettings(level, n_bootstrap, seed, rank_by)
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self._measuring = measuring_callback(trainer)
+        if trainer.is_global_zero:
+            run_folder(trainer)  # a missing run directory is an error now, not after hours of work
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        scores = self._measuring.scores
+        rank_zero_info("Computing intervals and drawing.")
+        analysis = analyse_layers(scores, self.settings)
+        directory = run_folder(trainer).directory
+        assert directory is not None
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        about = data.describe()
+        single = about["layout"] == "single"
+        figures = {} if single else self._figures(analysis)
+        summary = {
+            "task": "layer_differences",
+            "experiment_name": directory.path.name,
+            "notice": NOTICE,
+            "method": self.method,
+            **summary_of(analysis),
+            "subject": pl_module.describe(),
+            "data": about,
+            **provenance(trainer, data.eval_split),
+        }
+        with directory.staged() as stage:
+            stage.write_text("config_used.yaml", run_folder(trainer).config_yaml)
+            for kept in _kept(trainer):
+                folder = "" if single else f"pairs/{safe_file_name(kept.id)}/"
+                self._write_pair(stage, folder, scores, kept)
+            stage.write_csv("pairs.csv", pair_rows(scores), PAIR_COLUMNS)
+            stage.write_csv("localisation.csv", localisation_rows(scores), LOCALISATION_COLUMNS)
+            if not single:
+                stage.write_json("aggregated_results.json", aggregated_json(analysis))
+            for name, figure in figures.items():
+                stage.write_bytes(name, png(figure))
+            write_parts(trainer, stage)
+            stage.write_json("summary.json", summary)
+        log_result(trainer, figures, _scalars(analysis))
+        print(f"\n{layer_table(analysis, self.method)}\n\n{summary['attribution']}\n{summary['interpretation']}\n{NOTICE}")
+        print(f"\nResults: {directory.path}")
+
+    def _figures(self, analysis: LayerAnalysis) -> dict[str, Figure]:
+        figures = {"aggregated_differences.png": aggregated_figure(analysis, self.method)}
+        if (localisation := localisation_figure(analysis)) is not None:
+            figures["figures/localisation.png"] = localisation
+        return figures
+
+    def _write_pair(self, stage: Stage, folder: str, scores: LayerScores, kept: KeptPair) -> None:
+        """What a single pair's result consists of."""
+        row = scores.id.index(kept.id)
+        stage.write_json(f"{folder}layer_differences.json", layer_json(scores, row, self.method))
+        stage.write_bytes(f"{folder}layer_differences_plot.png", png(pair_figure(scores, row, self.method)))
+        if kept.recon_positive is not None and kept.recon_negative is not None:
+            picture = reconstruction_figure(
+                kept.positive, kept.negative, kept.recon_positive, kept.recon_negative, kept.mask
+            )
+            stage.write_bytes(f"{folder}reconstructed_images.png", png(picture))
