@@ -28,7 +28,7 @@ verbs:
   test       evaluate a teacher, diagnose a VAE      test --config FILE [overrides]
   validate   run a task's validation loop
   predict    run a task's prediction loop
-  layers     list the layers that can be watched   layers --config FILE [overrides]
+  layers     list the layers that can be watched     layers --config FILE [overrides]
   export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
 options before or after the verb:

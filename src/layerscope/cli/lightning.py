@@ -174,13 +174,15 @@ def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
 class _ModelOnly(LayerscopeCLI):
     """Reads a configuration as its verb does, and builds the model alone."""
 
+    def _set_seed(self) -> None:
+        """Changes no random numbers."""
+
     def before_instantiate_classes(self) -> None:
         """Claims no run directory."""
 
     def instantiate_classes(self) -> None:
         config = self.config.clone()
-        for name in [name for name in config[self.subcommand].keys() if name != "model"]:  # noqa: SIM118 — a Namespace
-            del config[self.subcommand][name]
+        config[self.subcommand] = Namespace(model=config[self.subcommand]["model"])
         self.model = self._get(self.parser.instantiate_classes(config), "model")
 
     def _run_subcommand(self, subcommand: str) -> None:

@@ -130,12 +130,12 @@ class Probe:
             raise ConfigurationError(
                 f"{len(self.silent)} of {len(self.names)} watched layers were not called: {listed(self.silent)}. "
                 + (
-                    "Either the model did not run while it was watched, or its modules are compiled."
+                    "Either the model did not run while it was watched, or its modules are compiled: probe the "
+                    "uncompiled model (compile: false)."
                     if len(self.silent) == len(self.names)
                     else "They are no part of this computation (an encoder where only the decoder runs), or a fused or "
-                    "compiled module computes them without calling them."
+                    "compiled module computes them without calling them. Leave them out with exclude."
                 )
-                + " Leave them out with exclude."
             )
         results, self._results, self._calls = self._results, {}, {}
         return results
