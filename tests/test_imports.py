@@ -18,12 +18,24 @@ ROOMS = {
     "functional": {"errors", "types", "protocols"},
     "data": {"shipped", "functional", "errors", "types", "protocols"},
     "models": {"shipped", "functional", "errors", "types", "protocols"},
+    "probes": {"functional", "errors", "types", "protocols"},
     "losses": {"functional", "errors", "types", "protocols"},
     "artifacts": {"errors", "types"},
     "report": {"artifacts", "functional", "errors", "types"},
-    "metrics": {"functional", "data", "models", "losses", "errors", "types", "protocols"},
-    "tasks": {"metrics", "losses", "functional", "data", "artifacts", "errors", "types", "protocols"},
-    "callbacks": {"metrics", "losses", "functional", "data", "artifacts", "report", "errors", "types", "protocols"},
+    "metrics": {"functional", "data", "models", "probes", "losses", "errors", "types", "protocols"},
+    "tasks": {"metrics", "probes", "losses", "functional", "data", "artifacts", "errors", "types", "protocols"},
+    "callbacks": {
+        "metrics",
+        "probes",
+        "losses",
+        "functional",
+        "data",
+        "artifacts",
+        "report",
+        "errors",
+        "types",
+        "protocols",
+    },
 }
 
 

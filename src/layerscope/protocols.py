@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from torch import Tensor, nn
 
     from layerscope.types import LabelSet, PositionGrid, TeacherFeatures
@@ -116,6 +118,20 @@ class GridLayers(Protocol):
 
     def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
         """Of an activation of ``shape`` (B, ...) for images of (H, W) pixels; None where it has no positions."""
+
+
+@runtime_checkable
+class ProbedTask(Protocol):
+    """A task (a ``LightningModule``) that watches layers; ``layerscope layers`` lists those it can watch."""
+
+    def look(self, images: Tensor) -> dict[str, Tensor]:
+        """Runs what is watched on images (B, 3, H, W) in [-1, 1], without gradient; activations of no module."""
+
+    def watched_layers(self) -> tuple[nn.Module, Sequence[str] | None, Sequence[str]]:
+        """The module whose ``named_modules`` are the layers' names, the layers to watch, and those to leave out.
+
+        The latter two as ``layerscope.probes.selection.choose_layers`` takes them.
+        """
 
 
 @runtime_checkable

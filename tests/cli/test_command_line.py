@@ -63,7 +63,7 @@ def test_help_version_and_no_verb(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == text
     assert main([]) == 0
     assert capsys.readouterr().out == text
-    for verb in ("demo", "phantom", "fit", "test", "validate", "predict"):
+    for verb in ("demo", "phantom", "fit", "test", "validate", "predict", "layers"):
         assert f"\n  {verb}" in text
 
 

@@ -28,6 +28,7 @@ verbs:
   test       evaluate a teacher, diagnose a VAE      test --config FILE [overrides]
   validate   run a task's validation loop
   predict    run a task's prediction loop
+  layers     list the layers that can be watched     layers --config FILE [overrides]
   export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
 options before or after the verb:
@@ -91,6 +92,11 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
 
         return run(arguments)
 
+    def layers(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.layers import main as run
+
+        return run(arguments, options.allow_import)
+
     def export(arguments: list[str], options: GlobalOptions) -> int:
         from layerscope.cli.export import main as run
 
@@ -99,6 +105,7 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
     return {
         "demo": demo,
         "phantom": phantom,
+        "layers": layers,
         "export": export,
         **{verb: lightning(verb) for verb in ("fit", "validate", "test", "predict")},
     }

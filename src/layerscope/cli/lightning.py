@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from jsonargparse import set_parsing_settings
+from jsonargparse import Namespace, set_parsing_settings
 from lightning.fabric.plugins import TorchCheckpointIO
 from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.trainer import Trainer
@@ -99,22 +100,10 @@ class LayerscopeCLI(LightningCLI):
 
 def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[str] = ()) -> int:
     """One LightningCLI verb with layerscope's errors: 0 when it finished."""
-    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
-    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
-    warnings.filterwarnings("ignore", message=".*there is no last checkpoint available.*")  # told in before_fit
-    # On several processes, for each of a validation's thirty figures; every process has those of the whole split.
-    warnings.filterwarnings("ignore", message=r".*`self\.log\('val/.*sync_dist=True.*")
-    # Lightning advertises its cloud services through the same logger as its messages.
-    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
-        lambda record: "Tip:" not in record.getMessage()
-    )
-    if allow_import and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script, unlike python -m, does not look where the user stands
-    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
+    _prepare(allow_import)
     cli = _Build()
     try:
-        cli.run(verb, [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)])
+        cli.run(verb, arguments)
     except ArgumentError as error:
         raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
     except MisconfigurationException as error:
@@ -138,6 +127,68 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     return 0
 
 
+def build_model(arguments: Sequence[str], allow_import: Sequence[str] = ()) -> tuple[LightningModule, Namespace]:
+    """The model that ``layerscope test`` with these arguments would run, and the whole configuration.
+
+    Nothing else is built: no data, no trainer, no run directory.
+    """
+    _prepare(allow_import)
+    try:
+        cli = _ModelOnly(**_cli_options("test", arguments))
+    except ArgumentError as error:
+        raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
+    return cli.model, cli.config["test"]
+
+
+def _prepare(allow_import: Sequence[str]) -> None:
+    """What holds for the whole process: quieter libraries, and which modules a configuration may import."""
+    warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+    warnings.filterwarnings("ignore", message=".*treespec, LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*there is no last checkpoint available.*")  # told in before_fit
+    # On several processes, for each of a validation's thirty figures; every process has those of the whole split.
+    warnings.filterwarnings("ignore", message=r".*`self\.log\('val/.*sync_dist=True.*")
+    # Lightning advertises its cloud services through the same logger as its messages.
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(
+        lambda record: "Tip:" not in record.getMessage()
+    )
+    if allow_import and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script, unlike python -m, does not look where the user stands
+    set_parsing_settings(import_path_denylist=["*"], import_path_allowlist=[*_TRUSTED, *allow_import])
+
+
+def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
+    per_verb = {"parser_mode": "omegaconf", "exit_on_error": False}
+    return {
+        "save_config_callback": None,
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "seed_everything_default": 0,
+        "auto_configure_optimizers": False,
+        "load_from_checkpoint_support": False,
+        "parser_kwargs": {**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
+        "args": [verb, *(_find_config(argument, before) for before, argument in zip(["", *arguments], arguments))],
+    }
+
+
+class _ModelOnly(LayerscopeCLI):
+    """Reads a configuration as its verb does, and builds the model alone."""
+
+    def _set_seed(self) -> None:
+        """Changes no random numbers."""
+
+    def before_instantiate_classes(self) -> None:
+        """Claims no run directory."""
+
+    def instantiate_classes(self) -> None:
+        config = self.config.clone()
+        config[self.subcommand] = Namespace(model=config[self.subcommand]["model"])
+        self.model = self._get(self.parser.instantiate_classes(config), "model")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs nothing."""
+
+
 class _Build:
     """Keeps hold of a CLI whose constructor runs everything, so that a failed run can be tidied up."""
 
@@ -145,7 +196,7 @@ class _Build:
         self.cli: LayerscopeCLI | None = None
         self.finished = False
 
-    def run(self, verb: str, arguments: list[str]) -> None:
+    def run(self, verb: str, arguments: Sequence[str]) -> None:
         keeper = self
 
         class Cli(LayerscopeCLI):
@@ -153,17 +204,7 @@ class _Build:
                 keeper.cli = self
                 super().before_instantiate_classes()
 
-        per_verb = {"parser_mode": "omegaconf", "exit_on_error": False}
-        Cli(
-            save_config_callback=None,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_kwargs={**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
-            args=[verb, *arguments],
-        )
+        Cli(**_cli_options(verb, arguments))
         self.finished = True
 
     def clean_up(self) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +11,9 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.half_precision import HalfPrecisionVerdict, half_precision_verdict
+from layerscope.probes.hooks import ForwardHooks, Watch
+from layerscope.probes.outputs import tensors_in
+from layerscope.probes.selection import has_forward
 from layerscope.protocols import Autoencoder
 
 
@@ -47,33 +50,32 @@ def activation_audit(autoencoder: nn.Module, images: Iterable[Tensor]) -> Activa
     if not isinstance(autoencoder, Autoencoder):
         raise ConfigurationError(f"{type(autoencoder).__name__} is no layerscope.protocols.Autoencoder.")
     largest: dict[str, Tensor] = {}
+    watched = [
+        (block, module)
+        for name, module in autoencoder.named_modules()
+        if (block := _block_of(name)) is not None and has_forward(module)
+    ]
+    blocks = dict.fromkeys(block for block, _ in watched)
     device = next(autoencoder.parameters()).device
     was_training = autoencoder.training
     autoencoder.eval()
-    handles = []
     count = 0
     try:
-        blocks = []
-        for name, module in autoencoder.named_modules():
-            if (block := _block_of(name)) is not None and not isinstance(module, nn.ModuleList):
-                blocks.append(block)
-                handles.append(module.register_forward_hook(_keeps_largest(largest, block)))
-        for batch in images:
-            autoencoder.decode(autoencoder.encode(batch.to(device)).mean)
-            count += len(batch)
+        with ForwardHooks((module, _keeps_largest(largest, block)) for block, module in watched):
+            for batch in images:
+                autoencoder.decode(autoencoder.encode(batch.to(device)).mean)
+                count += len(batch)
     finally:
-        for handle in handles:
-            handle.remove()
         autoencoder.train(was_training)
     if not count:
         raise DataError("There are no images to audit the activations on. Give at least one.")
-    figures = {block: float(largest[block]) for block in dict.fromkeys(blocks) if block in largest}
+    figures = {block: float(largest[block]) for block in blocks if block in largest}
     if not figures:
         raise ConfigurationError(
             f"No module inside the {type(autoencoder).__name__} was called while it encoded and decoded, so its "
             "activations cannot be audited. A compiled model drops hooks: audit the one that was compiled."
         )
-    silent = tuple(block for block in dict.fromkeys(blocks) if block not in figures)
+    silent = tuple(block for block in blocks if block not in figures)
     return ActivationAudit(count, figures, silent, half_precision_verdict(figures))
 
 
@@ -93,27 +95,14 @@ def _block_of(name: str) -> str | None:
     return ".".join(parts[:3] if len(parts) > 2 and parts[2].isdigit() else parts[:2])
 
 
-def _keeps_largest(largest: dict[str, Tensor], block: str) -> Any:
-    """A forward hook that leaves one number a block behind."""
+def _keeps_largest(largest: dict[str, Tensor], block: str) -> Watch:
+    """Leaves one number a block behind."""
 
-    def hook(module: nn.Module, inputs: Any, output: Any) -> None:
-        for tensor in _floats(output):
-            top = tensor.detach().abs().amax().float()
-            # torch.maximum keeps NaN, Python's max would not.
-            largest[block] = torch.maximum(largest[block], top) if block in largest else top
+    def watch(output: Any) -> None:
+        for _, tensor in tensors_in(output):
+            if tensor.numel():
+                top = tensor.detach().abs().amax().float()
+                # torch.maximum keeps NaN, Python's max would not.
+                largest[block] = torch.maximum(largest[block], top) if block in largest else top
 
-    return hook
-
-
-def _floats(output: Any) -> Iterator[Tensor]:
-    """The floating-point tensors of a module's output: a tensor, a tuple or a named output of diffusers."""
-    match output:
-        case Tensor():
-            if output.is_floating_point() and output.numel():
-                yield output
-        case Mapping():
-            for value in output.values():
-                yield from _floats(value)
-        case tuple() | list():
-            for value in output:
-                yield from _floats(value)
+    return watch

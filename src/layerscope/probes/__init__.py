@@ -1,0 +1,1 @@
+"""Forward hooks: choose layers, reduce what they compute at once, always detach."""
