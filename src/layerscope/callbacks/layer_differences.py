@@ -35,8 +35,11 @@ class LayerDifferences(Callback):
     Attributes:
         seen: of the last batch, layer to ``LayerMeasurement``, in the order of the computation.
         values: of the last batch, float64 (B, L, 5), see ``artifacts.layer_scores.DIFFERENCES``.
-        scores: the result; on every process.
+        scores: the result, on every process.
+        not_measured: layers without figures, and why.
     """
+
+    not_measured: list[dict[str, str]]
 
     seen: dict[str, LayerMeasurement]
     values: Tensor
@@ -53,13 +56,16 @@ class LayerDifferences(Callback):
         self._ids: list[str] = list(cast(Any, loaders[0].dataset).ids)
         self._floor_rows = len(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else 0
         self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
-        self._modules = {name: type(module).__name__ for name, module in root.named_modules()}
         self._layers: list[str] = []
         self._shapes: list[tuple[int, ...]] = []
         self._tables: dict[str, IndexedTable] = {}
         self._cka: LinearCKA | None = None
         self._skipped: dict[PairRole, list[SkippedPair]] = {"pair": [], "floor": []}
+        self._unmeasured: dict[str, str] = {}
+        # Every layer there is includes some that a pass does not call; one that was asked for must be called.
+        self._require_all = layers is not None
         self._probe = Probe(root, self._reduce, layers, exclude)
+        self._modules = self._probe.classes
         self._probe.attach()
         task.point_listeners.append(self._reduce_point)
 
@@ -84,7 +90,8 @@ class LayerDifferences(Callback):
         output = cast(PairOutput, outputs)
         if output.id:
             assert self._probe is not None
-            self._probe.take()
+            self._probe.take(self._require_all)
+            self._unmeasured |= dict.fromkeys(self._probe.silent, "it was not called")
             self._check_layers()
             self._fill(output)
         self._skipped[output.role].extend(output.skipped)
@@ -104,6 +111,7 @@ class LayerDifferences(Callback):
         pairs = self._collected("pair")
         floor = self._collected("floor") if self._floor_rows else None
         cka, groups = self._cka_state().compute()
+        self.not_measured = [{"what": f"layer {name}", "reason": reason} for name, reason in self._unmeasured.items()]
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         patients = data.evaluated_groups()
@@ -114,7 +122,7 @@ class LayerDifferences(Callback):
             group=None if patients is None else [patients[row] for row in order],
             layer=self._layers,
             shape=self._shapes,
-            module=["" if name in POINTS else self._modules[name.split(":")[0]] for name in self._layers],
+            module=["" if name in POINTS else self._modules[name.partition(":")[0]] for name in self._layers],
             values=pairs["values"][order],
             pooled=self._pooled(energies, measured),
             linear_cka=cka.cpu().numpy(),
@@ -137,8 +145,13 @@ class LayerDifferences(Callback):
     # -- inside the forward pass -----------------------------------------------------------------------------------
 
     def _reduce(self, name: str, activation: Tensor) -> None:
+        if not activation.ndim or activation.shape[0] % (2 * self._pairs):
+            self._unmeasured[name] = (
+                f"its output {tuple(activation.shape)} does not belong to single images of a batch of {2 * self._pairs}"
+            )
+            return
         grid = self._task.position_grid(tuple(activation.shape), self._image_size)
-        self.seen[name] = measure_layer(name, activation, self._pairs, grid, self._groups)
+        self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups)
 
     def _reduce_point(self, name: str, activation: Tensor) -> None:
         # The step may run under autocast; the probe leaves it for its own reductions.

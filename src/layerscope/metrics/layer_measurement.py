@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from layerscope.errors import ConfigurationError
 from layerscope.functional.layer_energies import pair_energies
 from layerscope.functional.positions import grid_distance
 from layerscope.metrics.linear_cka import group_hsic
@@ -38,25 +37,16 @@ class LayerMeasurement:
 
 
 def measure_layer(
-    name: str, activation: Tensor, pairs: int, grid: PositionGrid | None, groups: Sequence[int]
+    activation: Tensor, pairs: int, grid: PositionGrid | None, groups: Sequence[int]
 ) -> LayerMeasurement:
     """Reduces one activation.
 
     Args:
-        name: of the layer, for messages.
         activation: (2B, ...), the B positives before their negatives. (2B·k, ...), where a model puts windows or tiles
             of an image beside each other in the batch dimension, is taken as k parts of each image.
         pairs: B. grid: where the image positions are.
         groups: rows at which whole groups of ``types.CKA_GROUP`` pairs begin.
-
-    Raises:
-        ConfigurationError: the first dimension is no multiple of 2B.
     """
-    if activation.shape[:1] == () or activation.shape[0] % (2 * pairs):
-        raise ConfigurationError(
-            f"The layer {name} gives an output of shape {tuple(activation.shape)} for a batch of {2 * pairs} images, so "
-            "its numbers do not belong to single images. Leave it out (model.init_args.exclude)."
-        )
     if activation.shape[0] != 2 * pairs:
         activation, grid = activation.reshape(2 * pairs, -1), None
     a, b = activation[:pairs], activation[pairs:]
