@@ -28,8 +28,8 @@ DECODER_LAYERS = {
     "AutoencoderDC": ("decoder.conv_in", "decoder.up_blocks.*.*", "decoder.conv_act", "decoder.conv_out"),
 }
 
-# The list of a model's blocks, as its parent names it: `blocks`, `layer`, `encoder.layers`, `serial_blocks1`.
-_NUMBERED = re.compile(r"((?:\w+\.)*\w*(?:block|layer|stage|level)s?\d*)\.\d+")
+# Numbered layers: `blocks.0`, `layer.0`, `encoder.layers.0`, Twins' `blocks.0.0`.
+_NUMBERED = re.compile(r"(?:\w+\.)*(?:block|layer|stage|level)s?(?:\.\d+)+")
 
 
 def decoder_layers(model: nn.Module) -> tuple[str, ...]:
@@ -46,23 +46,25 @@ def block_layers(model: nn.Module) -> tuple[str, ...]:
         ConfigurationError: nothing in the model is named like a block.
     """
     lists: dict[str, int] = {}
-    names = {name for name, _ in model.named_modules()}
-    for name in names:
-        if found := _NUMBERED.fullmatch(name):
-            lists[found[1]] = lists.get(found[1], 0) + 1
+    for name, module in model.named_modules():
+        # A list of modules is never called itself.
+        if _NUMBERED.fullmatch(name) and not isinstance(module, nn.ModuleList):
+            pattern = r"\.".join(r"\d+" if part.isdigit() else part for part in name.split("."))
+            lists[pattern] = lists.get(pattern, 0) + 1
     if not lists:
         raise ConfigurationError(
-            f"The model {type(model).__name__} has no layers named like blocks (blocks.0, layers.0, stages.0), so there "
-            "are no default layers. Name the layers to watch."
+            f"The model {type(model).__name__} has no layers named like blocks (blocks.0, layers.0, stages.0), so "
+            "there are no default layers. Name the layers to watch."
         )
-    outermost = min(name.count(".") for name in lists)
+    outermost = min(pattern.count(r"\.") for pattern in lists)
     # The vision tower, where the model has several; then the longest list.
-    parent = max(
-        sorted(name for name in lists if name.count(".") == outermost), key=lambda name: ("vision" in name, lists[name])
+    chosen = max(
+        (pattern for pattern in lists if pattern.count(r"\.") == outermost),
+        key=lambda pattern: ("vision" in pattern, lists[pattern]),
     )
-    numbered = rf"re:{re.escape(parent)}\.\d+"
     # Swin's layers are stages that give tuples; its blocks are inside.
-    return (rf"{numbered}\.blocks\.\d+",) if f"{parent}.0.blocks.0" in names else (numbered,)
+    inner = rf"{chosen}\.blocks\.\d+"
+    return (f"re:{inner if inner in lists else chosen}",)
 
 
 def _glob(pattern: str) -> re.Pattern[str]:

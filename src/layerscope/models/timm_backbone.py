@@ -63,7 +63,7 @@ class TimmBackbone(nn.Module):
             raise ConfigurationError("checkpoint and pretrained both say where weights come from: give one of them.")
         if image_size is not None and image_size < 1:
             raise ConfigurationError(f"image_size is {image_size}: expected a number of pixels, or null.")
-        from timm.data import resolve_model_data_config
+        from timm.data.config import resolve_model_data_config
 
         self.name = name
         model_kwargs = model_kwargs or {}
@@ -96,7 +96,9 @@ class TimmBackbone(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to what timm gives without a classifier, mostly (B, D)."""
         x = self.normalise(image)
-        remedy = "Set the backbone's image_size to its size, or model_kwargs: {img_size: …} to build it for another one."
+        remedy = (
+            "Set the backbone's image_size to its size, or model_kwargs: {img_size: …} to build it for another one."
+        )
         with input_size_explained(self.name, x, "backbone", remedy):
             features: Tensor = self.model(x)
         return features
@@ -125,7 +127,7 @@ class TimmBackbone(nn.Module):
         return token_grid(shape, self._token_grids(size), prefix)
 
     def _token_grids(self, size: Size) -> list[Size]:
-        embed = getattr(self.model, "patch_embed", None)
+        embed: Any = getattr(self.model, "patch_embed", None)
         grids = []
         if hasattr(embed, "dynamic_feat_size"):
             rows, columns = embed.dynamic_feat_size(size)
@@ -145,13 +147,18 @@ class TimmBackbone(nn.Module):
 def _input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], image_size: int | None) -> InputSize:
     """The size that the model takes, after it was adapted to ``image_size``."""
     asked = None if image_size is None else (image_size, image_size)
+    patch = _patch_size(model) or (1, 1)
+    if image_size is not None and (image_size % patch[0] or image_size % patch[1]):
+        raise ConfigurationError(
+            f"An image_size of {image_size} is no multiple of the patches of timm's {name}, {patch[1]} × {patch[0]} "
+            "pixels: it would not see the last of them."
+        )
     any_model: Any = model
     stated = any_model.pretrained_cfg
     dynamic = getattr(model, "dynamic_img_size", False) or not model_kwargs.get("strict_img_size", True)
     if dynamic or not stated.get("fixed_input_size", False):
         pads = getattr(getattr(model, "patch_embed", None), "dynamic_img_pad", False)
-        step = _patch_size(model) if dynamic and not pads else None
-        return InputSize(asked, step or (1, 1))
+        return InputSize(asked, patch if dynamic and not pads else (1, 1))
     built = getattr(getattr(model, "patch_embed", None), "img_size", None) or model_kwargs.get("img_size")
     built = _pair(built or stated["input_size"][1:])
     if asked is None or asked == built:
