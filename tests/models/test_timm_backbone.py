@@ -215,7 +215,9 @@ class TestImageSize:
     def test_a_size_that_the_model_cannot_have(self):
         with pytest.raises(ConfigurationError, match=r"mixer_s32_224 cannot be adapted to an image_size of 64"):
             TimmBackbone("mixer_s32_224", image_size=64)
-        with pytest.raises(ConfigurationError, match=r"60 is no multiple of the patches of timm's vit_tiny_patch16_224, 16 × 16"):
+        with pytest.raises(
+            ConfigurationError, match=r"60 is no multiple of the patches of timm's vit_tiny_patch16_224, 16 × 16"
+        ):
             TimmBackbone("vit_tiny_patch16_224", model_kwargs=VIT, image_size=60)
 
 
