@@ -318,6 +318,11 @@ class TestNormalisation:
         with pytest.raises(ConfigurationError, match="image_mean and image_std"):
             TransformersBackbone(source=str(clip))
 
+    def test_of_a_processor_that_is_broken(self, clip):
+        (clip / "preprocessor_config.json").write_text("{")
+        with pytest.raises(ConfigurationError, match=r"preprocessor_config\.json cannot be read"):
+            TransformersBackbone(source=str(clip))
+
     def test_without_a_processor_it_is_the_familys_and_says_so(self, clip):
         (clip / "preprocessor_config.json").unlink()
         with pytest.warns(UserWarning, match=r"no preprocessor_config\.json.*clip_vision_model.*0\.48145466"):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -68,3 +68,9 @@ def channel_values(values: Sequence[float], what: str) -> Tensor:
             f"The model's {what} is {list(values)}: expected three numbers{', positive' * (what == 'std')}."
         )
     return torch.tensor([float(value) for value in values]).view(1, 3, 1, 1)
+
+
+def as_size(value: Any) -> Size:
+    """A side or (H, W), as configurations give either, to (H, W)."""
+    height, width = value if isinstance(value, (tuple, list)) else (value, value)
+    return int(height), int(width)

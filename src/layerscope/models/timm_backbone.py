@@ -10,10 +10,11 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
 from layerscope.models.hub_sources import seeded
-from layerscope.models.image_input import InputSize, Size, channel_values, standardise
+from layerscope.models.image_input import InputSize, Size, as_size
 from layerscope.models.layer_names import block_layers
 from layerscope.models.position_grids import POWERS_OF_TWO, map_grid, token_grid
 from layerscope.models.timm_models import create_timm_model, input_size_explained, load_timm_weights
+from layerscope.models.vision_backbone import VisionBackbone
 from layerscope.models.weight_files import first_line
 from layerscope.shipped import here_or_shipped
 from layerscope.types import PositionGrid
@@ -22,7 +23,7 @@ from layerscope.types import PositionGrid
 REORDERED = ("Hiera",)
 
 
-class TimmBackbone(nn.Module):
+class TimmBackbone(VisionBackbone):
     """Any image model of timm without its classifier.
 
     It takes the datamodule's tensor and does the rest itself: mean and std as timm states them for the model, and
@@ -58,30 +59,23 @@ class TimmBackbone(nn.Module):
         image_size: int | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
         if checkpoint is not None and pretrained:
             raise ConfigurationError("checkpoint and pretrained both say where weights come from: give one of them.")
         if image_size is not None and image_size < 1:
             raise ConfigurationError(f"image_size is {image_size}: expected a number of pixels, or null.")
         from timm.data.config import resolve_model_data_config
 
-        self.name = name
         model_kwargs = model_kwargs or {}
         with seeded(seed):
-            self.model = create_timm_model(
+            model = create_timm_model(
                 name, 0, pretrained, model_kwargs, reserved="pretrained and checkpoint; a backbone has no classifier"
             )
         if checkpoint is not None:
-            load_timm_weights(self.model, here_or_shipped(checkpoint), "backbone", num_labels=None)
-        self._input_size = _input_size(self.model, name, model_kwargs, image_size)
-        stated = resolve_model_data_config(self.model)
-        self.register_buffer("_mean", channel_values(stated["mean"], "mean"), persistent=False)
-        self.register_buffer("_std", channel_values(stated["std"], "std"), persistent=False)
-
-    @property
-    def layer_root(self) -> nn.Module:
-        """``model``: layers are named as timm names them."""
-        return self.model
+            load_timm_weights(model, here_or_shipped(checkpoint), "backbone", num_labels=None)
+        input_size = _input_size(model, name, model_kwargs, image_size)
+        stated = resolve_model_data_config(model)
+        super().__init__(model, stated["mean"], stated["std"], input_size)
+        self.name = name
 
     @property
     def default_layers(self) -> tuple[str, ...]:
@@ -102,12 +96,6 @@ class TimmBackbone(nn.Module):
         with input_size_explained(self.name, x, "backbone", remedy):
             features: Tensor = self.model(x)
         return features
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to what the model expects: resized, mean and std removed, in its precision."""
-        size = self._input_size.of((image.shape[-2], image.shape[-1]))
-        x = standardise(image, self._mean, self._std, size)  # type: ignore[arg-type]
-        return x.to(next(self.model.parameters()).dtype)
 
     def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
         """Of an activation of ``layer_root`` for images of (H, W) pixels, before resizing.
@@ -160,7 +148,7 @@ def _input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], image
         pads = getattr(getattr(model, "patch_embed", None), "dynamic_img_pad", False)
         return InputSize(asked, patch if dynamic and not pads else (1, 1))
     built = getattr(getattr(model, "patch_embed", None), "img_size", None) or model_kwargs.get("img_size")
-    built = _pair(built or stated["input_size"][1:])
+    built = as_size(built or stated["input_size"][1:])
     if asked is None or asked == built:
         return InputSize(built)
     remedy = f"Leave image_size out to resize images to {built[1]} × {built[0]}, or try model_kwargs: {{img_size: …}}."
@@ -179,12 +167,7 @@ def _input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], image
 def _patch_size(model: nn.Module) -> Size | None:
     """Pixels of a ViT's patch (h, w); None for models that have no patches."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
-    return None if patch is None else _pair(patch)
-
-
-def _pair(value: Any) -> Size:
-    height, width = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(height), int(width)
+    return None if patch is None else as_size(patch)
 
 
 def _never_called(module: nn.Module | None) -> bool:

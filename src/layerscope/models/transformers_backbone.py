@@ -8,17 +8,11 @@ from typing import Any
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
-from layerscope.models.image_input import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
-    InputSize,
-    Size,
-    channel_values,
-    standardise,
-)
+from layerscope.models.image_input import IMAGENET_MEAN, IMAGENET_STD, InputSize, Size, as_size
 from layerscope.models.layer_names import block_layers
 from layerscope.models.position_grids import POWERS_OF_TWO, map_grid, token_grid
-from layerscope.models.transformers_sources import build_random, load_pretrained, read_processor
+from layerscope.models.transformers_sources import PROCESSOR_NAME, build_random, load_pretrained, read_processor
+from layerscope.models.vision_backbone import VisionBackbone
 from layerscope.shipped import here_or_shipped, shipped
 from layerscope.types import PositionGrid
 
@@ -48,7 +42,7 @@ REORDERED = ("hiera",)
 PREFIX_TOKENS = ("cls_token", "class_embedding", "class_token", "distillation_token", "register_tokens")
 
 
-class TransformersBackbone(nn.Module):
+class TransformersBackbone(VisionBackbone):
     """A vision model of transformers, or the vision tower of CLIP, SigLIP and their like.
 
     It takes the datamodule's tensor and does the rest itself. A model that takes one size only gets every image in
@@ -85,7 +79,6 @@ class TransformersBackbone(nn.Module):
         model_class: str | None = None,
         seed: int | None = None,
     ) -> None:
-        super().__init__()
         if (source is None) == (config is None):
             raise ConfigurationError(
                 "Give exactly one of source (a transformers folder or hub id) and config (a transformers JSON, random "
@@ -96,29 +89,21 @@ class TransformersBackbone(nn.Module):
             if subfolder is not None:
                 raise ConfigurationError(f"subfolder is {subfolder!r} without a source: it names a folder inside one.")
             config = str(here_or_shipped(config)) if isinstance(config, str) else config
-            self.model = build_random(config, model_class, seed)
+            model = build_random(config, model_class, seed)
             processor = None
         else:  # a hub id stays what it is
             source = str(here_or_shipped(source)) if shipped(source).exists() else source
-            self.model = load_pretrained(source, subfolder, model_class)
+            model = load_pretrained(source, subfolder, model_class)
             processor = read_processor(source, subfolder)
-            if processor is None:
-                warnings.warn(
-                    f"{source} has no preprocessor_config.json: mean and std are those of the family "
-                    f"{self._type}, {' '.join(map(str, _family_values(self._type)))}.",
-                    stacklevel=2,
-                )
-        self.model.train()
-        mean, std = _family_values(self._type) if processor is None else _processor_values(processor)
+        kind = str(_config(model).model_type)
+        mean, std = _family_values(kind) if processor is None else _processor_values(processor)
+        if source is not None and processor is None:
+            warnings.warn(
+                f"{source} has no {PROCESSOR_NAME}: mean and std are those of the family {kind}, {mean} and {std}.",
+                stacklevel=2,
+            )
+        super().__init__(model.train(), mean, std, _input_size(model))
         self.normalisation = "family" if processor is None else "processor"
-        self.register_buffer("_mean", channel_values(mean, "mean"), persistent=False)
-        self.register_buffer("_std", channel_values(std, "std"), persistent=False)
-        self._input_size = self._size_taken()
-
-    @property
-    def layer_root(self) -> nn.Module:
-        """``model``: layers are named as transformers names them."""
-        return self.model
 
     @property
     def default_layers(self) -> tuple[str, ...]:
@@ -126,15 +111,9 @@ class TransformersBackbone(nn.Module):
         return block_layers(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to the last hidden state, (B, N, D) or (B, C, h, w)."""
-        last: Tensor = self.model(pixel_values=self.normalise(image), return_dict=True)[0]
-        return last
-
-    def normalise(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to what the model expects: resized, mean and std removed, in its precision."""
-        size = self._input_size.of((image.shape[-2], image.shape[-1]))
-        x = standardise(image, self._mean, self._std, size)  # type: ignore[arg-type]
-        return x.to(next(self.model.parameters()).dtype)
+        """(B, 3, H, W) in [-1, 1] to the model's first output, mostly the last hidden state (B, N, D) or (B, C, h, w)."""
+        first: Tensor = self.model(pixel_values=self.normalise(image), return_dict=True)[0]
+        return first
 
     def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
         """Of an activation of ``layer_root`` for images of (H, W) pixels, before resizing.
@@ -143,31 +122,17 @@ class TransformersBackbone(nn.Module):
         SigLIP none, CLIP and ViT 1, DINOv2 with registers 5), and maps (B, C, h, w) or (B, h, w, C). None where the
         tokens are not those of the image row by row, as in Hiera.
         """
-        size = self._input_size.of(image_size)
-        patch = self._patch_size
+        size, patch = self._input_size.of(image_size), _patch_size(self.model)
+        # Models with stages (Swin) halve the grid between them.
+        halvings = range(len(getattr(_config(self.model), "depths", None) or (1,)))
         if len(shape) == 4:
-            steps = POWERS_OF_TWO if patch is None else self._steps(patch)
-            return map_grid(shape, size, steps, any_map=patch is None)
-        if len(shape) != 3 or patch is None or self._type in REORDERED:
+            if patch is None:
+                return map_grid(shape, size, POWERS_OF_TWO, any_map=True)
+            return map_grid(shape, size, [(patch[0] * 2**k, patch[1] * 2**k) for k in halvings])
+        if len(shape) != 3 or patch is None or _config(self.model).model_type in REORDERED:
             return None
         rows, columns = size[0] // patch[0], size[1] // patch[1]
-        scales = [height // patch[0] for height, _ in self._steps(patch)]
-        grids = [(-(-rows // scale), -(-columns // scale)) for scale in scales]
-        return token_grid(shape, grids, self._prefix_tokens)
-
-    @property
-    def _config(self) -> Any:
-        return self.model.config
-
-    @property
-    def _type(self) -> str:
-        return str(self._config.model_type)
-
-    @property
-    def _patch_size(self) -> Size | None:
-        """Of a vision transformer; None of a CNN."""
-        patch = getattr(self._config, "patch_size", None)
-        return None if patch is None or self._type in CONVOLUTIONAL else _pair(patch)
+        return token_grid(shape, [(-(-rows // 2**k), -(-columns // 2**k)) for k in halvings], self._prefix_tokens)
 
     @property
     def _prefix_tokens(self) -> int:
@@ -178,18 +143,24 @@ class TransformersBackbone(nn.Module):
             if name.split(".")[-1] in PREFIX_TOKENS
         )
 
-    def _steps(self, patch: Size) -> list[Size]:
-        """Pixels per token in each stage; models with stages halve the grid between them."""
-        stages = len(getattr(self._config, "depths", None) or (1,))
-        return [(patch[0] * 2**stage, patch[1] * 2**stage) for stage in range(stages)]
 
-    def _size_taken(self) -> InputSize:
-        patch, stated = self._patch_size, getattr(self._config, "image_size", None)
-        if patch is None:
-            return InputSize()
-        if self._type in ANY_SIZE_VITS or stated is None:
-            return InputSize(step=patch)
-        return InputSize(fixed=_pair(stated))
+def _config(model: nn.Module) -> Any:
+    return model.config
+
+
+def _patch_size(model: nn.Module) -> Size | None:
+    """Of a vision transformer; None of a CNN."""
+    patch = getattr(_config(model), "patch_size", None)
+    return None if patch is None or _config(model).model_type in CONVOLUTIONAL else as_size(patch)
+
+
+def _input_size(model: nn.Module) -> InputSize:
+    patch, stated = _patch_size(model), getattr(_config(model), "image_size", None)
+    if patch is None:
+        return InputSize()
+    if _config(model).model_type in ANY_SIZE_VITS or stated is None:
+        return InputSize(step=patch)
+    return InputSize(fixed=as_size(stated))
 
 
 def _family_values(model_type: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
@@ -198,18 +169,13 @@ def _family_values(model_type: str) -> tuple[tuple[float, ...], tuple[float, ...
 
 
 def _processor_values(processor: dict[str, Any]) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and std of an image processor's settings; transformers' defaults where it does not state them."""
+    """Mean and std of an image processor's settings; an error where it normalises without saying how."""
     if processor.get("do_normalize") is False:
         return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     mean, std = processor.get("image_mean"), processor.get("image_std")
     if mean is None or std is None:
         raise ConfigurationError(
-            "The backbone's preprocessor_config.json normalises images without saying image_mean and image_std. Add "
+            f"The backbone's {PROCESSOR_NAME} normalises images without saying image_mean and image_std. Add "
             "them, three numbers each, as the model was trained."
         )
     return tuple(mean), tuple(std)
-
-
-def _pair(value: Any) -> Size:
-    height, width = value if isinstance(value, (tuple, list)) else (value, value)
-    return int(height), int(width)

@@ -74,12 +74,13 @@ def build_random(config: str | Mapping[str, Any], model_class: str | None, seed:
             )
     tower = vision_config(settings)
     kind = _model_class(tower, model_class, where)
+    _check_inputs(kind, where)
     with seeded(seed):
         try:
             model: nn.Module = kind(tower, **_without_pooling(kind))
         except (TypeError, ValueError, AttributeError, IndexError, RuntimeError, ZeroDivisionError) as error:
             raise ConfigurationError(f"{where} does not describe a {model_type}: {first_line(error)}") from error
-    return _checked(model, where)
+    return model
 
 
 def load_pretrained(source: str, subfolder: str | None, model_class: str | None) -> nn.Module:
@@ -104,6 +105,7 @@ def load_pretrained(source: str, subfolder: str | None, model_class: str | None)
         settings = AutoConfig.from_pretrained(place, trust_remote_code=False, **extra)
     tower = vision_config(settings)
     kind = _model_class(tower, model_class, where)
+    _check_inputs(kind, where)
     with _explained(where, local), _quiet_transformers():
         # A mismatched shape is reported like the others instead of raised, so that the message names it.
         model, found = kind.from_pretrained(
@@ -133,7 +135,7 @@ def load_pretrained(source: str, subfolder: str | None, model_class: str | None)
             "file is incomplete or belongs to another configuration; copy both again from one source."
         )
     loaded: nn.Module = model.float()
-    return _checked(loaded, where)
+    return loaded
 
 
 def read_processor(source: str, subfolder: str | None) -> dict[str, Any] | None:
@@ -182,22 +184,21 @@ def _without_pooling(kind: Any) -> dict[str, Any]:
     return {"add_pooling_layer": False} if "add_pooling_layer" in inspect.signature(kind.__init__).parameters else {}
 
 
-def _checked(model: nn.Module, where: str) -> nn.Module:
-    """A model whose answer follows from the image alone."""
-    name = type(model).__name__
+def _check_inputs(kind: Any, where: str) -> None:
+    """The model's answer must follow from the image alone."""
+    name = kind.__name__
     if name.startswith("ViTMAE"):
         raise ConfigurationError(
             f"{where} is a {name}, which hides patches at random: two images would differ by chance. Choose a model "
             "that sees the whole image."
         )
-    inputs = inspect.signature(model.forward).parameters.values()
+    inputs = [one for one in inspect.signature(kind.forward).parameters.values() if one.name != "self"]
     needed = {one.name for one in inputs if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
     if needed - {"pixel_values"} or "pixel_values" not in {one.name for one in inputs}:
         raise ConfigurationError(
             f"{where} is a {name}, which does not take images alone: its inputs are "
             f"{name_keys(one.name for one in inputs)}. Give a vision model, or set model_class to the vision tower."
         )
-    return model
 
 
 def _place(source: str, subfolder: str | None) -> tuple[str, bool, str]:
