@@ -111,7 +111,7 @@ class TransformersBackbone(VisionBackbone):
         return block_layers(self.model)
 
     def forward(self, image: Tensor) -> Tensor:
-        """(B, 3, H, W) in [-1, 1] to the model's first output, mostly the last hidden state (B, N, D) or (B, C, h, w)."""
+        """(B, 3, H, W) in [-1, 1] to the model's first output, mostly its last hidden state."""
         first: Tensor = self.model(pixel_values=self.normalise(image), return_dict=True)[0]
         return first
 
