@@ -14,12 +14,15 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError
 from layerscope.models.latent_width import check_latent_channels, with_latent_channels
+from layerscope.models.layer_names import decoder_layers
 from layerscope.models.ldm import build_random_ldm, load_ldm_file
+from layerscope.models.position_grids import POWERS_OF_TWO, map_grid
 from layerscope.models.posterior import GaussianPosterior, PointPosterior
 from layerscope.models.sources import build_random, load_pretrained
 from layerscope.models.tiling import enable_tiling
 from layerscope.models.weight_files import make_readable
 from layerscope.shipped import here_or_shipped, shipped
+from layerscope.types import PositionGrid
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
@@ -123,6 +126,25 @@ class DiffusersAutoencoder(nn.Module):
     def downsampling(self) -> int:
         """Pixels per latent position along each side."""
         return self._downsampling
+
+    @property
+    def layer_root(self) -> nn.Module:
+        """``model``: layers are named as diffusers names them."""
+        return self.model
+
+    @property
+    def default_layers(self) -> tuple[str, ...]:
+        """The decoder at block granularity, as far as this model has it."""
+        return decoder_layers(self.model)
+
+    def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
+        """Of an activation (B, C, h, w) of ``layer_root``, or (B, h, w, C) in AutoencoderDC's norms and attention.
+
+        None for anything else: inside an AutoencoderKL's attention positions stand in one row.
+        """
+        if len(shape) != 4:
+            return None
+        return map_grid(shape, image_size, POWERS_OF_TWO, any_map=True)
 
     def encode(self, x: Tensor) -> GaussianPosterior | PointPosterior:
         """Images to the posterior over raw latents.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import json
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,12 +12,19 @@ import torch
 from torch import nn
 
 from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.weight_files import first_line, name_keys
+from layerscope.models.hub_sources import (
+    CONFIG_NAME,
+    WEIGHT_SUFFIXES,
+    loading_explained,
+    looks_local,
+    read_config,
+    seeded,
+)
+from layerscope.models.weight_files import name_keys
 
 # The classes whose conventions layerscope knows; each is a name in ``diffusers``.
 CLASSES = ("AutoencoderKL", "VQModel", "AutoencoderTiny", "AutoencoderDC")
-CONFIG_NAME = "config.json"
-WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+WEIGHTS_NAME = "diffusion_pytorch_model.safetensors"
 
 
 def build_random(architecture: str | Path | Mapping[str, Any], seed: int | None) -> nn.Module:
@@ -32,7 +38,9 @@ def build_random(architecture: str | Path | Mapping[str, Any], seed: int | None)
         ConfigurationError: the file is missing or no JSON, the class is unknown, an argument is unknown or impossible.
     """
     config, where = (
-        (dict(architecture), "architecture") if isinstance(architecture, Mapping) else _read_json(architecture)
+        (dict(architecture), "architecture")
+        if isinstance(architecture, Mapping)
+        else read_config(architecture, "architecture", "a diffusers JSON such as a VAE's config.json")
     )
     name = config.get("_class_name", "AutoencoderKL")
     if name not in CLASSES:
@@ -72,7 +80,7 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
     place = str(folder) if local else source
     if local:
         _check_folder(folder, subfolder)
-    elif _looks_local(source):
+    elif looks_local(source):
         raise ConfigurationError(
             f"The autoencoder's source {source} does not exist (relative to {Path.cwd()}). Give a diffusers folder "
             f"with {CONFIG_NAME}, a single file ({', '.join(WEIGHT_SUFFIXES)}) or a hub id; checkpoints/README.md "
@@ -82,7 +90,7 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
     extra: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     if local:
         extra["local_files_only"] = True
-    with _explained(where, local):
+    with loading_explained(where, local, "autoencoder", WEIGHTS_NAME):
         config = diffusers_class("AutoencoderKL").load_config(place, **extra)
     name = config.get("_class_name") if isinstance(config, Mapping) else None
     if name not in CLASSES:
@@ -90,7 +98,7 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
             f"{where}/{CONFIG_NAME} names the class {name!r}; layerscope knows {', '.join(CLASSES)}. Any other "
             "autoencoder can be given by class_path with a module of your own (layerscope.protocols.Autoencoder)."
         )
-    with _explained(where, local), quiet_diffusers():
+    with loading_explained(where, local, "autoencoder", WEIGHTS_NAME), quiet_diffusers():
         # A mismatched shape is reported like the others instead of raised, so that the message names it.
         model, found = diffusers_class(name).from_pretrained(
             place,
@@ -128,17 +136,6 @@ def diffusers_class(name: str) -> Any:
 
 
 @contextlib.contextmanager
-def seeded(seed: int | None) -> Iterator[None]:
-    """Inside, torch's CPU generator starts at ``seed``; afterwards it is as before. With None nothing happens."""
-    if seed is None:
-        yield
-        return
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        yield
-
-
-@contextlib.contextmanager
 def quiet_diffusers() -> Iterator[None]:
     """Inside, diffusers keeps its warnings about keys to itself: we raise an error that says the same."""
     from diffusers.utils import logging
@@ -149,24 +146,6 @@ def quiet_diffusers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(before)
-
-
-def _read_json(path: str | Path) -> tuple[dict[str, Any], str]:
-    path = Path(path).expanduser()
-    if path.is_dir():
-        path = path / CONFIG_NAME
-    if not path.is_file():
-        raise ConfigurationError(
-            f"The architecture {path} does not exist (relative to {Path.cwd()}). Give a diffusers JSON such as a "
-            "VAE's config.json, or its content as a mapping."
-        )
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ConfigurationError(f"The architecture {path} is no JSON file: {error}.") from error
-    if not isinstance(config, dict):
-        raise ConfigurationError(f"The architecture {path} holds a {type(config).__name__}, not a JSON object.")
-    return config, str(path)
 
 
 def _check_levels(name: str, arguments: Mapping[str, Any], where: str) -> None:
@@ -196,44 +175,3 @@ def _check_folder(folder: Path, subfolder: str | None) -> None:
         "checkpoint give the file itself and original_config."
     )
     raise ConfigurationError(f"There is no {CONFIG_NAME} in {inner}. {remedy}")
-
-
-def _looks_local(source: str) -> bool:
-    """A hub id is ``name`` or ``owner/name``; a path is anything else, or begins with a folder that exists here."""
-    parts = Path(source).parts
-    return (
-        source.startswith((".", "/", "~"))
-        or len(parts) > 2
-        or source.endswith(WEIGHT_SUFFIXES)
-        or (len(parts) == 2 and Path(parts[0]).is_dir())
-    )
-
-
-def _reason(error: BaseException) -> str:
-    """The first line of an error and of its root: diffusers hides a missing network behind a missing file."""
-    root = error
-    while (cause := root.__cause__ or root.__context__) is not None:
-        root = cause
-    lines = [first_line(one) for one in (error, root)]
-    return f"{lines[0].rstrip('.')}." if lines[0] == lines[1] else f"{lines[0].rstrip('.')} ({lines[1].rstrip('.')})."
-
-
-@contextlib.contextmanager
-def _explained(where: str, local: bool) -> Iterator[None]:
-    """Turns what diffusers and the hub client raise while loading into one paragraph."""
-    try:
-        yield
-    except Exception as error:  # the hub client raises errors of several libraries, old and new
-        reason = _reason(error)
-        if local:
-            raise WeightsError(
-                f"The autoencoder in {where} cannot be loaded: {reason} The folder needs {CONFIG_NAME} and "
-                "complete weights of the same model (diffusion_pytorch_model.safetensors); copy both again "
-                "from one source."
-            ) from error
-        raise WeightsError(
-            f"{where} is no folder here (relative to {Path.cwd()}) and could not be fetched as a hub id: {reason} "
-            "Without network, fetch it on another machine (`hf download OWNER/NAME config.json "
-            "diffusion_pytorch_model.safetensors --local-dir checkpoints/NAME`), copy the folder here and set source "
-            "to checkpoints/NAME; checkpoints/README.md has the details."
-        ) from error

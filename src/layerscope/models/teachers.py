@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import difflib
-from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors, write_tensors
+from layerscope.errors import ConfigurationError
+from layerscope.models.image_input import IMAGENET_MEAN, IMAGENET_STD, channel_values, standardise
+from layerscope.models.timm_models import create_timm_model, input_size_explained, load_timm_weights
+from layerscope.models.weight_files import write_tensors
 from layerscope.shipped import here_or_shipped
 from layerscope.types import TeacherFeatures
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 
@@ -81,12 +78,14 @@ class TimmTeacher(nn.Module):
         self._num_labels = num_labels
         self.input_size = input_size
         self.resize_filter = resize_filter
-        self.model = _create(name, num_labels, pretrained, model_kwargs or {})
+        self.model = create_timm_model(
+            name, num_labels, pretrained, model_kwargs or {}, reserved="num_labels, pretrained and checkpoint"
+        )
         if checkpoint is not None:
-            load_teacher_weights(self.model, here_or_shipped(checkpoint), num_labels)
+            load_timm_weights(self.model, here_or_shipped(checkpoint), "teacher", num_labels)
         self._stage_names = _stage_names(self.model, stages)
-        self.register_buffer("_mean", _channels(mean or list(IMAGENET_MEAN), "mean"), persistent=False)
-        self.register_buffer("_std", _channels(std or list(IMAGENET_STD), "std"), persistent=False)
+        self.register_buffer("_mean", channel_values(mean or IMAGENET_MEAN, "mean"), persistent=False)
+        self.register_buffer("_std", channel_values(std or IMAGENET_STD, "std"), persistent=False)
         if dtype != "float32":
             self.model.to(DTYPES[dtype])
             if (head := self._head()) is not None:
@@ -122,13 +121,8 @@ class TimmTeacher(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to what the model expects: resized, mean and std removed, in its precision."""
-        if image.ndim != 4 or image.shape[1] != 3:
-            raise ConfigurationError(f"A teacher takes images (B, 3, H, W) and was given {tuple(image.shape)}.")
-        x = image.float()
-        if self.input_size is not None and tuple(x.shape[-2:]) != (self.input_size, self.input_size):
-            size = (self.input_size, self.input_size)
-            x = F.interpolate(x, size=size, mode=self.resize_filter, align_corners=False, antialias=True)
-        x = ((x + 1) / 2 - self._mean.float()) / self._std.float()  # type: ignore[operator]
+        size = None if self.input_size is None else (self.input_size, self.input_size)
+        x = standardise(image, self._mean, self._std, size, self.resize_filter)  # type: ignore[arg-type]
         # Channels last: convolutions are faster for it (on a CPU 1.7 times for resnet10t).
         return x.to(next(self.model.parameters()).dtype, memory_format=torch.channels_last)
 
@@ -158,116 +152,13 @@ class TimmTeacher(nn.Module):
         head = self.model.get_classifier()  # type: ignore[operator]
         return head if isinstance(head, nn.Linear) else None
 
-    @contextlib.contextmanager
-    def _size_explained(self, x: Tensor) -> Iterator[None]:
-        """timm asserts the input size of models with fixed position tables."""
-        try:
-            yield
-        except AssertionError as error:
-            raise ConfigurationError(
-                f"The teacher {self.name} does not take images of {x.shape[-1]} × {x.shape[-2]} pixels: "
-                f"{str(error).rstrip('.')}. Set the teacher's input_size to its size, or model_kwargs: {{img_size: …}} "
-                "to build it for another one."
-            ) from error
-
-
-def load_teacher_weights(model: nn.Module, path: str | Path, num_labels: int) -> None:
-    """Copies the weights in a file into a timm model, all of them or none.
-
-    Stored half-precision weights become those of the model's precision.
-
-    Raises:
-        WeightsError: as ``read_tensors``; or keys or shapes differ, or the file holds several such models.
-    """
-    stored = read_tensors(path)
-    expected = dict(model.state_dict())
-    found = _without_prefix(stored, expected, path)
-    heads = {
-        key: value.shape[0]
-        for key in _head_weights(model)
-        if (value := found.get(key)) is not None and value.shape[:1] != expected[key].shape[:1]
-    }
-    if heads:
-        key, outputs = next(iter(heads.items()))
-        raise WeightsError(
-            f"The teacher's checkpoint {path} has {outputs} outputs ({key}) and the configuration asks for "
-            f"{num_labels} labels. Set num_labels to {outputs} and give the label schema it was trained with, or train "
-            f"a teacher for these {num_labels} labels."
+    def _size_explained(self, x: Tensor) -> AbstractContextManager[None]:
+        return input_size_explained(
+            self.name,
+            x,
+            "teacher",
+            "Set the teacher's input_size to its size, or model_kwargs: {img_size: …} to build it for another one.",
         )
-    # Counters of batches seen while training; they change no answer, and old files lack them.
-    for key, value in expected.items():
-        if key.endswith("num_batches_tracked"):
-            found.setdefault(key, value)
-    if problem := key_mismatch(expected, found):
-        raise WeightsError(
-            f"The teacher's checkpoint {path} does not fit the model. {problem} Check the teacher's name and "
-            "model_kwargs against those it was trained with."
-        )
-    model.load_state_dict(found, strict=True)
-
-
-def _without_prefix(
-    stored: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path
-) -> dict[str, Tensor]:
-    """The part of the file that holds the model: under the prefix where most of the expected names are found."""
-    hits: dict[str, int] = {}
-    for key in stored:
-        parts = key.split(".")
-        for depth in range(len(parts)):
-            if ".".join(parts[depth:]) in expected:
-                prefix = "".join(f"{part}." for part in parts[:depth])
-                hits[prefix] = hits.get(prefix, 0) + 1
-    if not hits:
-        raise WeightsError(
-            f"The teacher's checkpoint {path} has none of the model's weights. Looked for {name_keys(expected)} after "
-            f"any prefix; found {name_keys(stored)}. Check the teacher's name."
-        )
-    most = max(hits.values())
-    best = [prefix for prefix, count in hits.items() if count == most]
-    if len(best) > 1 and most > 1:
-        raise WeightsError(
-            f"The teacher's checkpoint {path} holds several such models, under {', '.join(repr(p) for p in best)}. "
-            "Save the state dict of the one you mean alone."
-        )
-    prefix = best[0]
-    return {key[len(prefix) :]: value for key, value in stored.items() if key.startswith(prefix)}
-
-
-def _head_weights(model: nn.Module) -> list[str]:
-    """Names of the weight of the last layer (of both, in distilled models)."""
-    classifier = model.get_classifier()  # type: ignore[operator]
-    heads = classifier if isinstance(classifier, tuple) else (classifier,)
-    modules = {id(module): name for name, module in model.named_modules()}
-    return [f"{modules[id(head)]}.weight" for head in heads if isinstance(head, nn.Linear) and id(head) in modules]
-
-
-def _create(name: str, num_labels: int, pretrained: bool, model_kwargs: Mapping[str, Any]) -> nn.Module:
-    """``timm.create_model``, imported here because that takes seconds."""
-    import timm
-
-    is_known = name.startswith(("hf-hub:", "hf_hub:", "local-dir:")) or timm.is_model(name)
-    if not is_known:
-        near = difflib.get_close_matches(name.split(".")[0], timm.list_models(), n=3)
-        raise ConfigurationError(
-            f"timm {timm.__version__} has no model {name!r}. "
-            + (f"Did you mean {' or '.join(near)}?" if near else "timm.list_models() lists them.")
-        )
-    if taken := {"num_classes", "pretrained", "checkpoint_path"} & set(model_kwargs):
-        raise ConfigurationError(
-            f"model_kwargs sets {', '.join(sorted(taken))}, which the teacher sets itself: use num_labels, pretrained "
-            "and checkpoint."
-        )
-    try:
-        model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_labels, **model_kwargs)
-    except Exception as error:  # with the network involved, errors of several libraries
-        reason = first_line(error)
-        if pretrained:
-            raise WeightsError(
-                f"timm's weights of {name} could not be had: {reason} Without network, download the model's "
-                "safetensors on another machine and give it as checkpoint, or train without pretrained."
-            ) from error
-        raise ConfigurationError(f"timm cannot build {name} with {dict(model_kwargs)}: {reason}") from error
-    return model
 
 
 def _stage_names(model: nn.Module, stages: int | None) -> tuple[str, ...]:
@@ -278,11 +169,3 @@ def _stage_names(model: nn.Module, stages: int | None) -> tuple[str, ...]:
     if len(set(names)) < len(names):
         names = [f"stage{number}" for number in range(len(names))]
     return tuple(names if stages is None else names[max(len(names) - stages, 0) :])
-
-
-def _channels(values: list[float], what: str) -> Tensor:
-    if len(values) != 3 or (what == "std" and min(values) <= 0):
-        raise ConfigurationError(
-            f"The teacher's {what} is {values}: expected three numbers{', positive' * (what == 'std')}."
-        )
-    return torch.tensor(values).view(1, 3, 1, 1)

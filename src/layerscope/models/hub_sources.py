@@ -1,0 +1,104 @@
+"""What a ``source`` is, a local folder or a hub id, and what to say when neither works."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from layerscope.errors import ConfigurationError, WeightsError
+from layerscope.models.weight_files import first_line
+
+CONFIG_NAME = "config.json"
+WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
+
+
+def looks_local(source: str) -> bool:
+    """A hub id is ``name`` or ``owner/name``; a path is anything else, or begins with a folder that exists here."""
+    parts = Path(source).parts
+    return (
+        source.startswith((".", "/", "~"))
+        or len(parts) > 2
+        or source.endswith(WEIGHT_SUFFIXES)
+        or (len(parts) == 2 and Path(parts[0]).is_dir())
+    )
+
+
+@contextlib.contextmanager
+def loading_explained(where: str, local: bool, what: str, weights: str, further: str = "") -> Iterator[None]:
+    """Turns what diffusers, transformers and the hub client raise while loading into one paragraph.
+
+    Args:
+        where: the folder or hub id.
+        local: whether it is a folder.
+        what: the model's part, such as autoencoder.
+        weights: name of its file of weights.
+        further: name of another file worth fetching.
+    """
+    try:
+        yield
+    except Exception as error:  # the hub client raises errors of several libraries, old and new
+        reason = _reason(error)
+        if local:
+            raise WeightsError(
+                f"The {what} in {where} cannot be loaded: {reason} The folder needs {CONFIG_NAME} and "
+                f"complete weights of the same model ({weights}); copy both again from one source."
+            ) from error
+        files = " ".join(name for name in (CONFIG_NAME, weights, further) if name)
+        raise WeightsError(
+            f"{where} is no folder here (relative to {Path.cwd()}) and could not be fetched as a hub id: {reason} "
+            f"Without network, fetch it on another machine (`hf download OWNER/NAME {files} "
+            "--local-dir checkpoints/NAME`), copy the folder here and set source "
+            "to checkpoints/NAME; checkpoints/README.md has the details."
+        ) from error
+
+
+def read_config(path: str | Path, what: str, such_as: str) -> tuple[dict[str, Any], str]:
+    """A model's JSON configuration and where it was found; of a folder, its ``config.json``.
+
+    Args:
+        path: the file or folder.
+        what: of what errors speak.
+        such_as: the kind of file they ask for.
+
+    Raises:
+        ConfigurationError: there is no such file, or it is no JSON object.
+    """
+    path = Path(path).expanduser()
+    if path.is_dir():
+        path = path / CONFIG_NAME
+    if not path.is_file():
+        raise ConfigurationError(
+            f"The {what} {path} does not exist (relative to {Path.cwd()}). Give {such_as}, or its content as a mapping."
+        )
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"The {what} {path} is no JSON file: {error}.") from error
+    if not isinstance(config, dict):
+        raise ConfigurationError(f"The {what} {path} holds a {type(config).__name__}, not a JSON object.")
+    return config, str(path)
+
+
+@contextlib.contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Inside, torch's CPU generator starts at ``seed``; afterwards it is as before. With None nothing happens."""
+    if seed is None:
+        yield
+        return
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def _reason(error: BaseException) -> str:
+    """The first line of an error and of its root: diffusers hides a missing network behind a missing file."""
+    root = error
+    while (cause := root.__cause__ or root.__context__) is not None:
+        root = cause
+    lines = [first_line(one) for one in (error, root)]
+    return f"{lines[0].rstrip('.')}." if lines[0] == lines[1] else f"{lines[0].rstrip('.')} ({lines[1].rstrip('.')})."
