@@ -74,6 +74,19 @@ def test_no_nan_from_finite_energies_however_large_or_small() -> None:
         assert bool(((found["cosine_dissimilarity"] >= 0) & (found["cosine_dissimilarity"] <= 2)).all())
 
 
+@pytest.mark.parametrize("scale", [1e-300, 1e-30, 1e30, 1e308])
+def test_size_free_figures_do_not_depend_on_the_activations_unit(scale: float) -> None:
+    energies = torch.tensor([1.0, 1.5, 0.3], dtype=torch.float64)
+    found, expected = layer_differences(scale * energies, 4), layer_differences(energies, 4)
+    for name in ("relative_l2", "cosine_dissimilarity", "sqnr_db"):
+        assert float(found[name]) == pytest.approx(float(expected[name]), rel=1e-9)
+
+
+def test_the_ratio_of_the_largest_and_the_smallest_energy_is_a_number_of_decibels() -> None:
+    figures = layer_differences(torch.tensor([1e300, 1e300, 1e-300], dtype=torch.float64), 4)
+    assert float(figures["sqnr_db"]) == pytest.approx(6000)
+
+
 @pytest.mark.parametrize("place", range(3))
 @pytest.mark.parametrize("value", [torch.inf, torch.nan])
 def test_what_is_not_finite_stays_unmeasured(place: int, value: float) -> None:

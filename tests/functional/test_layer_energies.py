@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from layerscope.errors import ConfigurationError
+from layerscope.functional import layer_energies
 from layerscope.functional.hsic import centred_gram
 from layerscope.functional.layer_energies import pair_energies
 from layerscope.functional.memory_blocks import CPU_BLOCK
@@ -110,6 +111,28 @@ def test_a_sample_has_the_same_bits_in_any_batch() -> None:
     assert pair_energies(a[:0], b[:0]).energies.shape == (0, 3)
 
 
+@pytest.mark.parametrize("most", [7, 100, 5000])
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_samples_of_a_batch_together_as_on_an_accelerator(
+    monkeypatch: pytest.MonkeyPatch, most: int, memory_format: torch.memory_format
+) -> None:
+    monkeypatch.setattr(layer_energies, "samples_at_once", lambda device, samples: samples)
+    monkeypatch.setattr(layer_energies, "block_size", lambda device: most)
+    a, b = (x.to(memory_format=memory_format) for x in activations(3, 6, 10, 8))
+    energies, distance = pair_energies(a, b)
+    torch.testing.assert_close(energies, expected(a, b), rtol=1e-6, atol=0)
+    assert distance is not None
+    torch.testing.assert_close(distance, (a - b).norm(dim=1), rtol=1e-5, atol=1e-7)
+    numbers = pair_energies(a[:, 0, 0, 0], b[:, 0, 0, 0]).energies
+    torch.testing.assert_close(numbers, expected(a[:, :1, 0, 0], b[:, :1, 0, 0]), rtol=1e-6, atol=0)
+
+
+def test_an_activation_without_elements_has_no_energy() -> None:
+    for shape in ((2, 0, 4), (2, 4, 0)):
+        energies, _ = pair_energies(torch.zeros(shape), torch.zeros(shape))
+        assert energies.tolist() == [[0, 0, 0]] * 2
+
+
 def test_the_difference_itself_is_squared() -> None:
     """Expanding (a − b)² into a² + b² − 2ab reads 32 where the truth is 1."""
     a, b = torch.tensor([[11588.0]]), torch.tensor([[11589.0]])
@@ -123,6 +146,15 @@ def test_half_precision_is_upcast_before_it_is_subtracted() -> None:
     assert pair_energies(a, b).energies[0, 2] == 255.5**2
     a = torch.full((1, 3), 60000.0, dtype=torch.float16)
     assert pair_energies(a, -a).energies.tolist() == expected(a, -a).tolist()
+
+
+def test_a_broken_sample_leaves_its_neighbours_alone() -> None:
+    a, b = activations(3, 4, 8, 8)
+    a[1, 0, 0, 0] = torch.nan
+    energies, distance = pair_energies(a, b)
+    assert energies.isfinite().tolist() == [[True] * 3, [False, True, False], [True] * 3]
+    assert distance is not None
+    assert int(distance.isnan().sum()) == 1
 
 
 def test_works_on_tensors_that_ask_for_gradients() -> None:

@@ -77,6 +77,7 @@ def test_every_batch_counts_and_not_the_last_alone(values: Tensor) -> None:
 
 def test_one_sample_has_a_mean_and_no_deviation_and_keeps_its_shape() -> None:
     metric = RunningMoments((1,))
+    metric.update(torch.zeros(0, 1))
     assert np.isnan(metric.compute().mean).all()
     metric.update(torch.tensor([[2.0]]))
     found = metric.compute()

@@ -42,8 +42,7 @@ def layer_differences(energies: Tensor, elements: int | Tensor) -> dict[str, Ten
     same, zero = difference == 0, torch.zeros_like(difference)
 
     scale = (0.5 * first + 0.5 * second).sqrt()
-    product = 2 * norm_a * norm_b
-    cosine = ((difference - (norm_a - norm_b).square()) / product).clamp(0, 2)
+    cosine = (0.5 * (difference - (norm_a - norm_b).square()) / (norm_a * norm_b)).clamp(0, 2)
     cosine = torch.where((first == 0) ^ (second == 0), zero + 1, cosine)
     decibels = 10 * (first.log10() - difference.log10())
     found = {

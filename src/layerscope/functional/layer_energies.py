@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from layerscope.errors import ConfigurationError
-from layerscope.functional.memory_blocks import block_size, blocks, memory_order, sum_dtype
+from layerscope.functional.memory_blocks import block_size, blocks, memory_order, samples_at_once, sum_dtype
 
 
 class PairEnergies(NamedTuple):
@@ -60,9 +60,8 @@ def pair_energies(a: Tensor, b: Tensor, channel_dim: int | None = 1) -> PairEner
         positions = [size for axis, size in enumerate(a.shape) if axis != channel_axis]
         squared = torch.zeros(positions, dtype=torch.float32, device=device)
 
-    # One sample at a time where launches are cheap: the way it is cut does not depend on its neighbours.
     most = block_size(device)
-    together = 1 if device.type == "cpu" else max(1, len(a))
+    together = samples_at_once(device, len(a))
     cuts = [
         (slice(first, min(first + together, len(a))), *cut)
         for first in range(0, len(a), together)
@@ -74,12 +73,14 @@ def pair_energies(a: Tensor, b: Tensor, channel_dim: int | None = 1) -> PairEner
     for cut in cuts:
         x, y = (_in(buffer, one[cut]) for buffer, one in zip(upcast, (a, b)))
         scratch = scratch_buffer[: x.numel()].view(x.shape)
-        within = tuple(range(1, scratch.ndim))
+        flat = scratch.view(len(scratch), -1)
         sums = energies[cut[0]]
-        sums[:, 0] += torch.mul(x, x, out=scratch).sum(within)
-        sums[:, 1] += torch.mul(y, y, out=scratch).sum(within)
-        torch.sub(x, y, out=scratch)
-        sums[:, 2] += scratch.mul_(scratch).sum(within)
+        torch.mul(x, x, out=scratch)
+        sums[:, 0] += flat.sum(1)
+        torch.mul(y, y, out=scratch)
+        sums[:, 1] += flat.sum(1)
+        torch.sub(x, y, out=scratch).square_()
+        sums[:, 2] += flat.sum(1)
         if squared is not None and channel_axis is not None:
             squared[cut[:channel_axis] + cut[channel_axis + 1 :]] += scratch.sum(channel_axis)
     if squared is None:

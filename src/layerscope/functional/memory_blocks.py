@@ -23,6 +23,14 @@ def block_size(device: torch.device) -> int:
     return CPU_BLOCK if device.type == "cpu" else ACCELERATOR_BLOCK
 
 
+def samples_at_once(device: torch.device, samples: int) -> int:
+    """Samples of a batch in one block: all on an accelerator, one on a CPU, where launches are cheap.
+
+    One at a time, the way a sample is cut and summed does not depend on its neighbours.
+    """
+    return 1 if device.type == "cpu" else max(1, samples)
+
+
 def sum_dtype(device: torch.device) -> torch.dtype:
     """Of sums over blocks: float64, and float32 on MPS, which has none."""
     return torch.float32 if device.type == "mps" else torch.float64

@@ -37,11 +37,11 @@ def merge_moments(a: Moments, b: Moments) -> Moments:
     n = a.n + b.n
     share = b.n / n.clamp_min(1)
     delta = b.mean - a.mean
-    # Each empty side by itself, so that an infinite mean on the other does not meet a zero.
-    mean = torch.where(a.n == 0, b.mean, torch.where(b.n == 0, a.mean, a.mean + delta * share))
-    m2 = a.m2 + b.m2 + torch.where((a.n == 0) | (b.n == 0), torch.zeros_like(delta), delta.square() * (a.n * share))
+    mean = a.mean + delta * share
+    m2 = a.m2 + b.m2 + delta.square() * (a.n * share)
+    # An infinite mean stays what it is in any order of merging, where delta would make it NaN in some.
     finite = a.mean.isfinite() & b.mean.isfinite()
-    return Moments(n, torch.where(finite, mean, a.mean + b.mean), m2.where(finite, torch.full_like(m2, torch.nan)))
+    return Moments(n, mean.where(finite, a.mean + b.mean), m2)
 
 
 def standard_deviation(moments: Moments) -> Tensor:
