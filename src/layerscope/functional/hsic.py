@@ -1,0 +1,73 @@
+"""The unbiased Hilbert-Schmidt independence criterion of two sets of activations, and linear CKA from its sums."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from layerscope.errors import ConfigurationError
+from layerscope.functional.memory_blocks import block_size, blocks, memory_order, sum_dtype
+
+SMALLEST_GROUP = 4
+"""Samples the unbiased estimator needs: its denominators hold n − 3."""
+
+
+@torch.no_grad()
+def centred_gram(x: Tensor) -> Tensor:
+    """Inner products ⟨x_i − x̄, x_j − x̄⟩ of n samples (n, ...), float64 (n, n) (float32 on MPS).
+
+    ``unbiased_hsic`` does not change when all samples move by one vector, for that adds f_i + f_j to the matrix; the
+    digits lost to a common mean do change. The tensor is read in blocks as it lies in memory, contiguous or channels
+    last, and each block is made float64: that is never rounded to TF32 nor autocast, whatever is switched on.
+    """
+    order = memory_order(x)
+    x = x.detach().permute(order)
+    dtype = sum_dtype(x.device)
+    gram = torch.zeros(len(x), len(x), dtype=dtype, device=x.device)
+    samples = (slice(0, len(x)),)
+    for cut in blocks(x.shape[1:], max(1, block_size(x.device) // max(1, 2 * len(x)))):
+        block = x[samples + cut].to(dtype).reshape(len(x), -1)
+        block = block - block.mean(dim=0)
+        gram += block @ block.T
+    return gram
+
+
+def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the field's letters
+    """HSIC₁ of Gram matrices K and L, (..., n, n) twice to (...), n ≥ 4; may be negative.
+
+    [tr(K̃L̃) + 1ᵀK̃1·1ᵀL̃1/((n−1)(n−2)) − 2/(n−2)·1ᵀK̃L̃1] / (n(n−3)), with K̃ and L̃ the matrices with zero diagonals
+    (Song et al. 2012, equation 5; minibatch use: Nguyen et al. 2021, arXiv 2010.15327). Its expectation does not
+    depend on n, so that sums over groups of samples estimate the same as one group of all.
+
+    Raises:
+        ConfigurationError: fewer than four samples.
+    """
+    n = k.shape[-1]
+    if n < SMALLEST_GROUP:
+        raise ConfigurationError(
+            f"The unbiased HSIC of linear CKA needs groups of {SMALLEST_GROUP} samples or more and got {n}. Give it "
+            "more pairs at a time, or leave linear CKA out."
+        )
+    k, l = _without_diagonal(k), _without_diagonal(l)  # noqa: E741
+    rows_k, rows_l = k.sum(dim=-1), l.sum(dim=-1)
+    # Products and sums instead of matrix products: K̃ and L̃ are symmetric, so tr(K̃L̃) = ΣΣ K̃·L̃.
+    trace = (k * l).sum(dim=(-2, -1))
+    means = rows_k.sum(dim=-1) * rows_l.sum(dim=-1) / ((n - 1) * (n - 2))
+    cross = 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)
+    return (trace + means - cross) / (n * (n - 3))
+
+
+def linear_cka_from_sums(hsic_kl: Tensor, hsic_kk: Tensor, hsic_ll: Tensor) -> Tensor:
+    """ΣHSIC₁(K, L) / √(ΣHSIC₁(K, K)·ΣHSIC₁(L, L)), each (...) summed over groups; 1 for equal representations.
+
+    NaN where a sum in the denominator is not positive: one side does not vary, or too few groups say whether it does.
+    At most about 1; noise of few groups can take it beyond, or below 0. The sums come first and the ratio last: a mean
+    of groups' ratios, or of the biased estimate, is another and larger number.
+    """
+    defined = (hsic_kk > 0) & (hsic_ll > 0)
+    ratio = hsic_kl / (hsic_kk.sqrt() * hsic_ll.sqrt())
+    return ratio.where(defined, torch.full_like(ratio, torch.nan))
+
+
+def _without_diagonal(gram: Tensor) -> Tensor:
+    return gram - torch.diag_embed(gram.diagonal(dim1=-2, dim2=-1))
