@@ -16,7 +16,7 @@ from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS,
 from layerscope.callbacks.gather import gather_objects
 from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.layer_differences import layer_differences
-from layerscope.functional.localisation import localisation_with_control
+from layerscope.functional.localisation import localisation_with_control, mask_pixels
 from layerscope.metrics.layer_measurement import LayerMeasurement, measure_layer
 from layerscope.metrics.linear_cka import LinearCKA
 from layerscope.metrics.table import IndexedTable
@@ -110,7 +110,7 @@ class LayerDifferences(Callback):
             )
         pairs = self._collected("pair")
         floor = self._collected("floor") if self._floor_rows else None
-        cka, groups = self._cka_state().compute()
+        cka = self._cka_state().compute()
         self.not_measured = [{"what": f"layer {name}", "reason": reason} for name, reason in self._unmeasured.items()]
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -125,8 +125,8 @@ class LayerDifferences(Callback):
             module=["" if name in POINTS else self._modules[name.partition(":")[0]] for name in self._layers],
             values=pairs["values"][order],
             pooled=self._pooled(energies, measured),
-            linear_cka=cka.cpu().numpy(),
-            cka_groups=int(groups),
+            linear_cka=cka.value,
+            cka_groups=cka.groups,
             floor=np.zeros((0, len(self._layers), len(DIFFERENCES))) if floor is None else _without_skipped(floor["values"]),
             floor_kind="none" if floor is None else data.describe()["noise_floor"],
             localisation=pairs["localisation"][order],
@@ -192,9 +192,10 @@ class LayerDifferences(Callback):
         control = inside.clone()
         rows = (output.has_mask & output.mask.flatten(1).any(dim=1)).nonzero().flatten()
         if len(rows):
+            pixels = mask_pixels(output.mask[rows])
             for place, seen in enumerate(self.seen.values()):
                 if seen.distance is not None:
-                    found, shifted = localisation_with_control(seen.distance[rows], output.mask[rows])
+                    found, shifted = localisation_with_control(seen.distance[rows], pixels)
                     inside[rows, place], control[rows, place] = found.to(inside), shifted.to(inside)
         fraction = output.mask.flatten(1).float().mean(dim=1)
         fraction = torch.where(output.has_mask, fraction, torch.nan)

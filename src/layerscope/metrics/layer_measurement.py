@@ -9,8 +9,8 @@ from torch import Tensor
 
 from layerscope.functional.layer_energies import pair_energies
 from layerscope.functional.positions import grid_distance
-from layerscope.metrics.linear_cka import group_hsic
-from layerscope.types import PositionGrid
+from layerscope.metrics.linear_cka import LinearCKA
+from layerscope.types import CKA_GROUP, PositionGrid
 
 
 @dataclass(frozen=True)
@@ -52,5 +52,5 @@ def measure_layer(
     a, b = activation[:pairs], activation[pairs:]
     seen = pair_energies(a, b, grid.channel_dim if grid is not None else None)
     distance = grid_distance(seen.distance, grid) if seen.distance is not None else None
-    hsic = group_hsic(a, b, groups) if groups else None
+    hsic = LinearCKA.group_hsic(a, b, groups, CKA_GROUP) if groups else None
     return LayerMeasurement(tuple(activation.shape[1:]), seen.energies, distance, hsic)
