@@ -67,7 +67,14 @@ class _Pairs(Dataset[PairSample | SkippedPair]):
             return SkippedPair(self.ids[index], int(index), str(error))
         # Not skipped: it is the settings that do not suit the image.
         check_divisible(images.positive, path, self.size_multiple, _SIZE_OPTION)
-        return {**images._asdict(), "has_mask": has_mask, "id": self.ids[index], "index": int(index)}  # type: ignore[typeddict-item]
+        return {
+            "positive": images.positive,
+            "negative": images.negative,
+            "mask": images.mask,
+            "has_mask": has_mask,
+            "id": self.ids[index],
+            "index": int(index),
+        }
 
     def collate(self, samples: Sequence[PairSample | SkippedPair]) -> PairBatch:
         """A batch, of 0 pairs where all were skipped; images of different sizes are an error that names two of them."""

@@ -20,16 +20,14 @@ def read_pair_folder(root: Path, patient: str | None = None) -> PairRecords:
             a folder have the same stem, or ``patient`` does not name the patient of an image.
     """
     pattern = patient_pattern(patient)
-    folders = positive_folder, negative_folder, mask_folder = [
-        root / name for name in ("positive", "negative", "masks")
-    ]
-    missing = [folder.name for folder in folders[:2] if not folder.is_dir()]
+    positive_folder, negative_folder, mask_folder = root / "positive", root / "negative", root / "masks"
+    missing = [folder.name for folder in (positive_folder, negative_folder) if not folder.is_dir()]
     if missing:
         raise DataError(
             f"{root} has no folder {' and no folder '.join(missing)}. Images with the finding belong into positive/, "
             "those without into negative/, under the same names. Make the folders, or correct data.init_args.root."
         )
-    positive_files, negative_files, mask_files = image_files(*folders)
+    positive_files, negative_files, mask_files = image_files(positive_folder, negative_folder, mask_folder)
     positives = images_by_stem(positive_folder, positive_files)
     negatives = images_by_stem(negative_folder, negative_files)
     _check_partners(root, positives, negatives)

@@ -60,6 +60,6 @@ def _check_partners(root: Path, unmasked: list[str], strangers: list[str]) -> No
         lone.append(f"masks without an image ({len(strangers)}): {all_of(strangers)}")
     if lone:
         raise DataError(
-            f"Below {root} are {'; '.join(lone)}. The mask of 'a.png' is called a_mask, and further ones a_mask_1, ...; "
-            "in a folder masks also just a. Add or rename the missing ones, or take these out."
+            f"Below {root} are {'; '.join(lone)}. The mask of a.png is called a_mask.png, and further ones "
+            "a_mask_1.png, ...; in a folder masks also a.png. Add or rename the missing ones, or take these out."
         )

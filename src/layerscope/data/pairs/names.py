@@ -63,7 +63,7 @@ def masks_by_image(
     for path in files:
         stem = relative_stem(folder, path)
         image = stem if stem in images else image_of_mask(stem)
-        if image in images:
+        if image is not None and image in images:
             masks[image].append(path)
         else:
             strangers.append(path.relative_to(folder).as_posix())

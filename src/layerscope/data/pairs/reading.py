@@ -15,7 +15,7 @@ from layerscope.data.images import Fit, ResizeFilter, fit_pixels, image_header, 
 from layerscope.data.pairs.filling import Fill, fill_in
 from layerscope.data.pairs.masks import Mask, check_same_size, fit_mask, read_masks
 from layerscope.data.pairs.records import PairRecord
-from layerscope.errors import DataError
+from layerscope.errors import ConfigurationError, DataError
 
 # Channels of an image without colour differ by less than this, also after JPEG.
 _GREY_TOLERANCE = 16 / 255
@@ -78,7 +78,7 @@ class PairReader:
 
     def _filled(self, path: Path, pixels: Pixels, mask: Mask) -> Pixels:
         if self.fill is None:
-            raise DataError(f"{path} has no negative, and no way to fill its mask in is set.")
+            raise ConfigurationError(f"{path} has no negative, and no way to fill its mask in was set.")
         try:
             return fill_in(pixels, mask, self.fill)
         except DataError as error:

@@ -36,7 +36,10 @@ class PairRecords:
         return len(self.records)
 
     def in_hash_order(self, limit: int | None) -> PairRecords:
-        """At most ``limit`` pairs, in the order of a hash of their ids: neighbours in a folder are often one patient's."""
+        """At most ``limit`` pairs, in the order of a hash of their ids.
+
+        Neighbours in a folder are often one patient's, and rows that stand together are compared with one another.
+        """
         rows = rows_by_hash([record.id for record in self.records])
         return PairRecords(tuple(self.records[row] for row in rows[:limit]), self.layout)
 
