@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, get_args
 
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
@@ -86,7 +87,7 @@ class PairDataModule(LightningDataModule):
         if stage != "test":
             raise ConfigurationError(
                 f"{type(self).__name__} holds pairs of images to compare, which only `layerscope test` does; got the "
-                f"stage {stage!r}. To train, use layerscope.data.folder.ImageFolder or MultilabelImages."
+                f"stage {TrainerFn(stage).value}. To train, use layerscope.data.folder.ImageFolder or MultilabelImages."
             )
         floor = self.floor()
         rank_zero_info(f"pairs: {len(self.pairs):,}, noise floor: {len(floor.rows):,} ({floor.kind})")
