@@ -284,7 +284,7 @@ def test_describe_is_plain(tmp_path: Path) -> None:
         ({"floor_pairs": 0}, r"floor_pairs is 0"),
         ({"num_workers": -1}, r"num_workers is -1"),
         ({"image_size": 20, "size_multiple": 8}, r"image_size is 20, .* Use 16 or 24"),
-        ({"fit": "pad"}, r"fit is 'pad': expected stretch, crop"),
+        ({"fit": "pad"}, r"fit is 'pad': expected crop, stretch"),
         ({"noise_floor": "positives"}, r"noise_floor is 'positives'"),
         ({"on_bad_image": "ignore"}, r"on_bad_image is 'ignore'"),
         ({"resize_filter": "nearest"}, r"resize_filter is 'nearest'"),
@@ -330,5 +330,5 @@ def test_lightning_tests_pairs_and_floor_and_does_nothing_else(tmp_path: Path) -
     trainer.test(task, data, verbose=False)
     assert [(number, batch["role"]) for number, batch in task.seen] == [(0, "pair")] * 6 + [(1, "floor")] * 3
     assert [pair.id for _, batch in task.seen for pair in batch["skipped"]] == ["000"]
-    with pytest.raises(ConfigurationError, match="which only `layerscope test` does; got the stage 'validate'"):
+    with pytest.raises(ConfigurationError, match="which only `layerscope test` does; got the stage validate"):
         trainer.validate(task, data, verbose=False)
