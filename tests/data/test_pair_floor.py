@@ -5,10 +5,12 @@ from pathlib import Path
 import pytest
 import torch
 from image_files import write_noise
+from PIL import Image
 
 from layerscope.data.pairs.floor import choose_floor
 from layerscope.data.pairs.folder import PairFolder
 from layerscope.data.pairs.records import PairRecord
+from layerscope.errors import DataError
 
 
 def records(*groups: str) -> list[PairRecord]:
@@ -76,6 +78,21 @@ def test_the_batch_holds_both_negatives(tmp_path: Path) -> None:
         one, other = couple.split(" | ")
         assert torch.equal(batch["positive"][place], negatives[one])
         assert torch.equal(batch["negative"][place], negatives[other])
+
+
+def test_a_couple_of_which_exif_turns_one_is_refused(tmp_path: Path) -> None:
+    for number in range(4):
+        for folder in ("positive", "negative"):
+            write_noise(tmp_path / folder / f"{number}.jpg", size=(16, 8))
+    data = PairFolder(str(tmp_path), image_size=None, batch_size=1)
+    turned = data.test_dataloader()[0].dataset.ids[1]
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for folder in ("positive", "negative"):
+        path = tmp_path / folder / f"{turned}.jpg"
+        Image.open(path).save(path, exif=exif)
+    with pytest.raises(DataError, match="has 16×8 pixels and its partner in the noise floor .* has 8×16"):
+        list(data.test_dataloader()[1])
 
 
 def test_few_pairs_say_in_describe_what_became_of_the_floor(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from torch.utils.data import Dataset
 
 from layerscope.data.dataset import check_divisible, check_one_size
 from layerscope.data.pairs.floor import FloorRow
+from layerscope.data.pairs.masks import check_same_size
 from layerscope.data.pairs.reading import NothingToCompareError, PairImages, PairReader
 from layerscope.data.pairs.records import PairRecord
 from layerscope.errors import DataError
@@ -136,5 +137,7 @@ class FloorPairs(_Pairs):
         couple = self.rows[row]
         first = self.reader.negative(couple.first)
         second = first.clone() if couple.second is couple.first else self.reader.negative(couple.second)
-        mask = torch.zeros(first.shape[-2:], dtype=torch.bool)
-        return PairImages(first, second, mask), False, couple.first.negative or couple.first.positive
+        path, other_path = (record.negative or record.positive for record in (couple.first, couple.second))
+        # Couples were chosen by their headers, where EXIF may turn one of them.
+        check_same_size(path, first.shape[-2:], other_path, second.shape[-2:], "negative", "partner in the noise floor")
+        return PairImages(first, second, torch.zeros(first.shape[-2:], dtype=torch.bool)), False, path
