@@ -91,7 +91,7 @@ def test_a_couple_of_which_exif_turns_one_is_refused(tmp_path: Path) -> None:
     for folder in ("positive", "negative"):
         path = tmp_path / folder / f"{turned}.jpg"
         Image.open(path).save(path, exif=exif)
-    with pytest.raises(DataError, match="has 16×8 pixels and its partner in the noise floor .* has 8×16"):
+    with pytest.raises(DataError, match=r"has 16×8 pixels and its partner in the noise floor .* has 8×16"):
         list(data.test_dataloader()[1])
 
 
