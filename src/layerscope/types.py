@@ -11,6 +11,13 @@ if TYPE_CHECKING:
 ConditionKind = Literal["real", "recon", "noise", "control"]
 PairRole = Literal["pair", "floor"]
 
+CKA_GROUP: int = 4
+"""Rows of image pairs that are compared with one another by linear CKA, whose unbiased HSIC needs at least four.
+
+Rows 0 to 3, 4 to 7, ... of a split are a group. Datamodules of pairs keep each on one process; it is whole in one batch
+where ``batch_size`` is a multiple of this.
+"""
+
 
 class Batch(TypedDict):
     """What every image datamodule yields.

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 from functools import partial
-from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
-import torch
 from lightning.pytorch import LightningDataModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn, TrainerStatus
 from lightning.pytorch.utilities import rank_zero_info
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader
 
 from layerscope.data.dataset import LabelledImages, Sample
 from layerscope.data.images import ResizeFilter
-from layerscope.data.loader import ResumableDataLoader
+from layerscope.data.loader import ResumableDataLoader, image_loader
+from layerscope.data.options import check_counts, check_side, existing_root
 from layerscope.data.records import DataTable
 from layerscope.data.sampler import ResumableSampler, UnrepeatedDistributedSampler
-from layerscope.errors import ConfigurationError, DataError
-
-_Loader = TypeVar("_Loader", bound=DataLoader)
+from layerscope.errors import ConfigurationError
 
 
 class ImageDataModule(LightningDataModule):
@@ -56,19 +53,11 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         sizes = {"image_size": image_size, "center_crop_size": center_crop_size, "limit": limit}
-        for name, value in {**sizes, "batch_size": batch_size, "size_multiple": size_multiple}.items():
-            if value is not None and value < 1:
-                raise ConfigurationError(f"data.init_args.{name} is {value}; it must be at least 1.")
-        if num_workers < 0:
-            raise ConfigurationError(f"data.init_args.num_workers is {num_workers}; it must be 0 or more.")
-        side = image_size if image_size is not None else center_crop_size
-        if side is not None and side % size_multiple:
-            below, above = side // size_multiple * size_multiple, (side // size_multiple + 1) * size_multiple
-            raise ConfigurationError(
-                f"data.init_args.{'image_size' if image_size is not None else 'center_crop_size'} is {side}, which "
-                f"size_multiple {size_multiple} (the downsampling of the model) does not divide. "
-                f"Use {f'{below} or ' if below else ''}{above}."
-            )
+        check_counts({**sizes, "batch_size": batch_size, "size_multiple": size_multiple}, num_workers)
+        if image_size is not None:
+            check_side("image_size", image_size, size_multiple)
+        else:
+            check_side("center_crop_size", center_crop_size, size_multiple)
         self.save_hyperparameters(
             {
                 "root": str(root),
@@ -81,9 +70,7 @@ class ImageDataModule(LightningDataModule):
                 "seed": seed,
             }
         )
-        self.root = Path(root)
-        if not self.root.is_dir():
-            raise DataError(f"data.init_args.root is {root}, which is no directory (seen from {Path.cwd()}).")
+        self.root = existing_root(root)
         self.image_size = image_size
         self.center_crop_size = center_crop_size
         self.resize_filter: ResizeFilter = resize_filter
@@ -149,7 +136,10 @@ class ImageDataModule(LightningDataModule):
     def train_dataloader(self) -> DataLoader[Sample]:
         """Shuffled anew each epoch, from ``seed`` and the epoch; each process reads its own share."""
         dataset = self.dataset("train")
-        loader = self._loader(dataset, ResumableSampler(dataset, self.seed), ResumableDataLoader)
+        sampler = ResumableSampler(dataset, self.seed)
+        loader = image_loader(
+            ResumableDataLoader, dataset, sampler, dataset.collate, self.batch_size, self.num_workers, self.seed
+        )
         loader.trained = partial(self._trained_batches, loader)
         # Once the trainer has its loader, others are for something else, such as statistics of the training images.
         if self._stored_position is not None and self._training_loader() is None:
@@ -198,21 +188,8 @@ class ImageDataModule(LightningDataModule):
 
     def _evaluation_loader(self, split: str) -> DataLoader[Sample]:
         dataset = self.dataset(split)
-        return self._loader(dataset, UnrepeatedDistributedSampler(dataset), DataLoader)
-
-    def _loader(self, dataset: LabelledImages, sampler: Sampler[int], kind: type[_Loader]) -> _Loader:
-        return kind(
-            dataset,
-            batch_size=self.batch_size,
-            sampler=sampler,
-            num_workers=self.num_workers,
-            collate_fn=dataset.collate,
-            pin_memory=torch.cuda.is_available(),
-            persistent_workers=self.num_workers > 0,
-            # Each iteration draws a seed for its workers. From torch's own generator that would shift the random
-            # numbers of a run that was resumed, or validated more often, against another's.
-            generator=torch.Generator().manual_seed(self.seed),
-        )
+        sampler = UnrepeatedDistributedSampler(dataset)
+        return image_loader(DataLoader, dataset, sampler, dataset.collate, self.batch_size, self.num_workers, self.seed)
 
 
 def _trains(trainer: Trainer) -> bool:

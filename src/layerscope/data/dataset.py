@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import TypedDict
 
 import torch
@@ -12,6 +14,31 @@ from layerscope.data.images import ResizeFilter, read_image
 from layerscope.data.records import SplitRecords
 from layerscope.errors import DataError
 from layerscope.types import Batch
+
+_SIZE_OPTIONS = "image_size (resizes) or center_crop_size (cuts)"
+
+
+def check_divisible(image: Tensor, path: Path, size_multiple: int, options: str) -> None:
+    """Raises DataError where a side of ``image`` (..., H, W) is no multiple; ``options`` are those that would help."""
+    height, width = image.shape[-2:]
+    if height % size_multiple or width % size_multiple:
+        nearest = max(size_multiple, min(height, width) // size_multiple * size_multiple)
+        raise DataError(
+            f"{path} has {width}×{height} pixels, which the model's downsampling of {size_multiple} does not divide. "
+            f"Set data.init_args.{options} to a multiple of {size_multiple}, such as {nearest}."
+        )
+
+
+def check_one_size(images: Sequence[tuple[str, Tensor]], options: str) -> None:
+    """Raises DataError that names two of ``images``, ids and (..., H, W), whose sizes differ."""
+    first_id, first = images[0]
+    for other_id, other in images:
+        if other.shape != first.shape:
+            (h1, w1), (h2, w2) = first.shape[-2:], other.shape[-2:]
+            raise DataError(
+                f"The images {first_id!r} ({w1}×{h1} pixels) and {other_id!r} ({w2}×{h2}) cannot share a batch. Set "
+                f"data.init_args.{options}, or batch_size: 1."
+            )
 
 
 class Sample(TypedDict):
@@ -59,14 +86,7 @@ class LabelledImages(Dataset[Sample]):
             image_size=self.image_size,
             resize_filter=self.resize_filter,
         )
-        height, width = image.shape[-2:]
-        if height % self.size_multiple or width % self.size_multiple:
-            nearest = max(self.size_multiple, min(height, width) // self.size_multiple * self.size_multiple)
-            raise DataError(
-                f"{path} has {width}×{height} pixels, which the model's downsampling of {self.size_multiple} does not "
-                f"divide. Set data.init_args.image_size (resizes) or center_crop_size (cuts) to a multiple of "
-                f"{self.size_multiple}, such as {nearest}."
-            )
+        check_divisible(image, path, self.size_multiple, _SIZE_OPTIONS)
         return {
             "image": image,
             "target": self.targets[index],
@@ -77,14 +97,7 @@ class LabelledImages(Dataset[Sample]):
 
     def collate(self, samples: list[Sample]) -> Batch:
         """A batch; images of different sizes are an error that names two of them."""
-        first = samples[0]
-        for other in samples:
-            if other["image"].shape != first["image"].shape:
-                (h1, w1), (h2, w2) = first["image"].shape[-2:], other["image"].shape[-2:]
-                raise DataError(
-                    f"The images {first['id']!r} ({w1}×{h1} pixels) and {other['id']!r} ({w2}×{h2}) cannot share a "
-                    "batch. Set data.init_args.image_size or center_crop_size, or batch_size: 1."
-                )
+        check_one_size([(sample["id"], sample["image"]) for sample in samples], "image_size or center_crop_size")
         return {
             "image": torch.stack([sample["image"] for sample in samples]),
             "target": torch.stack([sample["target"] for sample in samples]),

@@ -1,4 +1,4 @@
-"""Which image files lie below folders."""
+"""Which image files lie below folders, and their names."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def image_files(*folders: Path) -> list[list[Path]]:
     """
     seen: dict[tuple[int, int], Path] = {}
     return [sorted(_below(folder, seen)) if folder.is_dir() else [] for folder in folders]
+
+
+def relative_stem(root: Path, path: Path) -> str:
+    """The path of an image below ``root`` without its suffix, with ``/`` on every system."""
+    return path.relative_to(root).with_suffix("").as_posix()
 
 
 def _below(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:

@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from layerscope.data.files import image_files
+from layerscope.data.files import image_files, relative_stem
 from layerscope.data.images import SUFFIXES
+from layerscope.data.patients import patient_pattern, patients_of
 from layerscope.data.records import SPLITS, DataTable, Record, check_files, check_groups, check_id
 from layerscope.data.schema import did_you_mean
 from layerscope.data.split_file import read_split_file
@@ -30,7 +31,7 @@ def read_image_folder(
     """
     folders = [split for split in SPLITS if (root / split).is_dir()]
     _check_one_way(root, val_fraction, split_file, folders)
-    pattern = _pattern(patient)
+    pattern = patient_pattern(patient)
     splits: dict[str, list[Record]]
     if split_file is not None:
         splits = read_split_file(split_file, _finder(root, _records(root, image_files(root)[0], pattern)))
@@ -72,67 +73,30 @@ def _check_one_way(root: Path, val_fraction: float | None, split_file: Path | No
         )
 
 
-def _pattern(patient: str | None) -> re.Pattern[str] | None:
-    if patient is None:
-        return None
-    try:
-        pattern = re.compile(patient)
-    except re.error as error:
-        raise ConfigurationError(
-            f"data.init_args.patient is {patient!r}, which is no regular expression: {error}."
-        ) from error
-    if not pattern.groups:
-        raise ConfigurationError(
-            f"data.init_args.patient is {patient!r}, which has no group. Put parentheses around the part that names "
-            "the patient, such as '(p[0-9]+)_'."
-        )
-    return pattern
-
-
-def _stem(root: Path, path: Path) -> str:
-    return path.relative_to(root).with_suffix("").as_posix()
-
-
 def _records(root: Path, files: Sequence[Path], pattern: re.Pattern[str] | None) -> list[Record]:
     if not files:
         raise DataError(
             f"No images were found below {root}. Correct data.init_args.root; images end in {', '.join(SUFFIXES)}."
         )
-    stems = Counter(_stem(root, path) for path in files)
+    stems = Counter(relative_stem(root, path) for path in files)
     names: dict[str, Path] = {}
     for path in files:
-        name = _stem(root, path)
+        name = relative_stem(root, path)
         if stems[name] > 1:
             name = path.relative_to(root).as_posix()
         check_id(name, str(path))
         if name in names:
             raise DataError(f"{path} and {names[name]} both get the id {name!r}. Rename one of them.")
         names[name] = path
-    patients = _patients(root, files, pattern)
+    patients = patients_of(root, files, pattern)
     return [Record(name, path, group, (), str(path)) for (name, path), group in zip(names.items(), patients)]
-
-
-def _patients(root: Path, files: Sequence[Path], pattern: re.Pattern[str] | None) -> list[str]:
-    if pattern is None:
-        return [""] * len(files)
-    paths = [path.relative_to(root).as_posix() for path in files]
-    matches = [pattern.search(path) for path in paths]
-    patients = [(match.group(1) or "") if match else "" for match in matches]
-    nameless = [path for path, patient in zip(paths, patients) if not patient]
-    if nameless:
-        raise DataError(
-            f"data.init_args.patient {pattern.pattern!r} names no patient in {len(nameless)} of {len(paths)} paths "
-            f"below {root}, such as {', '.join(map(repr, nameless[:3]))}. Correct the expression so that its first "
-            "group matches in every path (it is searched in the path relative to root), or rename these files."
-        )
-    return patients
 
 
 def _by_hash(records: Sequence[Record], root: Path, val_fraction: float) -> dict[str, list[Record]]:
     """Without the suffix also where the id keeps it, so that the id that a second file changes moves nothing."""
     splits: dict[str, list[Record]] = {split: [] for split in SPLITS}
     for record in records:
-        key = f"patient {record.group}" if record.group else f"path {_stem(root, record.path)}"
+        key = f"patient {record.group}" if record.group else f"path {relative_stem(root, record.path)}"
         place = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
         splits["val" if place < val_fraction else "train"].append(record)
     return splits
@@ -143,7 +107,7 @@ def _finder(root: Path, records: Sequence[Record]) -> Callable[[str, str], Recor
     by_name: dict[str, list[Record]] = defaultdict(list)
     for record in records:
         path = record.path.relative_to(root).as_posix()
-        for name in dict.fromkeys((record.id, path, _stem(root, record.path))):
+        for name in dict.fromkeys((record.id, path, relative_stem(root, record.path))):
             by_name[name].append(record)
 
     def find(entry: str, where: str) -> Record:

@@ -1,12 +1,18 @@
-"""Hashes that tell whether two runs used the same weights and the same view of the images."""
+"""Hashes that tell whether two runs used the same weights and the same view of the images, and an order by hash."""
 
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
+
+
+def rows_by_hash(ids: Sequence[str]) -> list[int]:
+    """The rows of ``ids`` in the order of a hash of the ids: unrelated to their names, and to the rows' own order."""
+    return sorted(range(len(ids)), key=lambda row: (hashlib.blake2b(ids[row].encode(), digest_size=8).digest(), row))
 
 
 def weights_hash(module: nn.Module) -> str:

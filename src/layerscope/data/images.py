@@ -1,11 +1,15 @@
-"""Reading an image file into a tensor, whole or not at all."""
+"""Reading an image file into a tensor, whole or not at all.
+
+``read_image`` is all of it. Its parts, ``read_pixels``, ``fit_pixels`` and ``image_tensor``, are for whoever changes an
+image at its own resolution before it is resized.
+"""
 
 from __future__ import annotations
 
 import sys
 import warnings
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple, TypeVar
 
 import numpy as np
 import torch
@@ -16,12 +20,15 @@ from torch import Tensor
 from layerscope.errors import ConfigurationError, DataError
 
 ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
+Fit = Literal["crop", "stretch"]
 
 # Formats that are opened at all; Pillow knows some that start other programs.
 FORMATS = ("PNG", "JPEG", "TIFF", "WEBP", "BMP")
 SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".webp", ".bmp")
 # Where Pillow itself refuses: 179 million pixels, half a gigabyte as 8-bit RGB.
 MAX_PIXELS = 178_956_970
+
+Scalar = TypeVar("Scalar", bound=np.generic)
 
 _ORIENTATION = 0x0112
 _BITS_PER_SAMPLE = 258
@@ -33,24 +40,19 @@ def read_image(
     *,
     center_crop_size: int | None = None,
     image_size: int | None = None,
+    fit: Fit = "crop",
     resize_filter: ResizeFilter = "bicubic",
     max_pixels: int = MAX_PIXELS,
 ) -> Tensor:
     """One decode: float32 (3, H, W) in [-1, 1].
 
-    8-bit samples are divided by 255 and 16-bit ones by 65535; a 16-bit image never passes through 8 bits. Grey is
-    repeated over the channels, a palette is looked up, CMYK becomes RGB by (1 − C)(1 − K), alpha is composited on
-    black; embedded colour profiles are ignored. EXIF orientation is applied. Of several pages the first is read.
-    Then ``center_crop_size`` cuts the central square of that side, in pixels of the file; then ``image_size`` resizes
-    to a square of that side, of an image that is not square its largest central square. Resizing is antialiased
-    (the filter widens with the reduction, as in Pillow), in float32, and clamped to [-1, 1].
+    See ``read_pixels`` for what is decoded how. Then ``center_crop_size`` cuts the central square of that side, in
+    pixels of the file; then ``image_size`` resizes as ``fit_pixels`` does.
 
     Raises:
-        DataError: the file is missing, empty, truncated or no image, has more than ``max_pixels`` pixels according
-            to its header (checked before decoding), holds numbers without a defined range (float, 32 bit), or is
-            smaller than ``center_crop_size``.
+        DataError: as ``read_pixels``, or the image is smaller than ``center_crop_size``.
     """
-    pixels = _decode(Path(path), max_pixels)
+    pixels = read_pixels(path, max_pixels)
     if center_crop_size is not None:
         height, width = pixels.shape[:2]
         if min(height, width) < center_crop_size:
@@ -58,9 +60,57 @@ def read_image(
                 f"{path} has {width}×{height} pixels, too few for center_crop_size {center_crop_size}. "
                 "Choose a smaller center_crop_size, or leave it out and set image_size."
             )
-        pixels = _central(pixels, center_crop_size)
-    if image_size is not None:
-        pixels = _resize(_central(pixels, min(pixels.shape[:2])), image_size, resize_filter)
+        pixels = central_square(pixels, center_crop_size)
+    return image_tensor(fit_pixels(pixels, image_size, fit, resize_filter))
+
+
+def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.float32]:
+    """One decode at the file's resolution: (H, W, 3) in [0, 1], upright.
+
+    8-bit samples are divided by 255 and 16-bit ones by 65535; a 16-bit image never passes through 8 bits. Grey is
+    repeated over the channels, a palette is looked up, CMYK becomes RGB by (1 − C)(1 − K), alpha is composited on
+    black; embedded colour profiles are ignored. EXIF orientation is applied. Of several pages the first is read.
+
+    Raises:
+        DataError: the file is missing, empty, truncated or no image, has more than ``max_pixels`` pixels according
+            to its header (checked before decoding), or holds numbers without a defined range (float, 32 bit).
+    """
+    return _decode(Path(path), max_pixels)
+
+
+def fit_pixels(
+    pixels: NDArray[np.float32], image_size: int | None, fit: Fit = "crop", resize_filter: ResizeFilter = "bicubic"
+) -> NDArray[np.float32]:
+    """(H, W, 3) in [0, 1] to a square of side ``image_size``; unchanged where that is None.
+
+    Of an image that is not square, ``crop`` resizes the largest central square and ``stretch`` the whole, without
+    keeping its proportions. Resizing is antialiased (the filter widens with the reduction, as in Pillow), in float32,
+    and clamped to [0, 1].
+    """
+    if image_size is None:
+        return pixels
+    return _resize(fit_region(pixels, fit), image_size, resize_filter)
+
+
+def fit_region(pixels: NDArray[Scalar], fit: Fit) -> NDArray[Scalar]:
+    """The part of an image or mask (H, W, ...) that ``fit_pixels`` resizes."""
+    match fit:
+        case "crop":
+            return central_square(pixels, min(pixels.shape[:2]))
+        case "stretch":
+            return pixels
+        case _:
+            raise ConfigurationError(f"fit is {fit!r}: expected stretch or crop.")
+
+
+def central_square(pixels: NDArray[Scalar], side: int) -> NDArray[Scalar]:
+    """The central square of ``side`` pixels of an image or mask (H, W, ...)."""
+    top, left = ((length - side) // 2 for length in pixels.shape[:2])
+    return pixels[top : top + side, left : left + side]
+
+
+def image_tensor(pixels: NDArray[np.float32]) -> Tensor:
+    """(H, W, 3) in [0, 1] to a tensor of its own, (3, H, W) in [-1, 1]."""
     # In numpy: torch would start its threads for this, which costs ten times the arithmetic when workers share cores.
     image = pixels.transpose(2, 0, 1).copy()
     image *= 2
@@ -68,10 +118,30 @@ def read_image(
     return torch.from_numpy(image)
 
 
+class ImageHeader(NamedTuple):
+    """What a file's header says: pixels, Pillow's name of the pixel format, and the file format ("PNG")."""
+
+    width: int
+    height: int
+    mode: str
+    format: str
+
+    @property
+    def is_grey(self) -> bool:
+        """Whether the file stores one channel of brightness, with or without alpha."""
+        return self.mode in ("1", "L", "LA", "La", "I;16", "I;16B", "I;16L")
+
+
+def image_header(path: str | Path, max_pixels: int = MAX_PIXELS) -> ImageHeader:
+    """Reads the header, without decoding. Raises DataError as ``read_image`` does."""
+    with _open(Path(path), max_pixels) as image:
+        return ImageHeader(image.width, image.height, image.mode, str(image.format))
+
+
 def image_size_in_file(path: str | Path, max_pixels: int = MAX_PIXELS) -> tuple[int, int]:
     """Width and height from the header, without decoding. Raises DataError as ``read_image`` does."""
-    with _open(Path(path), max_pixels) as image:
-        return image.size
+    header = image_header(path, max_pixels)
+    return header.width, header.height
 
 
 def _open(path: Path, max_pixels: int) -> Image.Image:
@@ -217,11 +287,6 @@ def _upright(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float3
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def _central(pixels: NDArray[np.float32], side: int) -> NDArray[np.float32]:
-    top, left = ((length - side) // 2 for length in pixels.shape[:2])
-    return pixels[top : top + side, left : left + side]
 
 
 def _resize(pixels: NDArray[np.float32], side: int, resize_filter: ResizeFilter) -> NDArray[np.float32]:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 from typing import Any
 
 import torch
 from torch.utils.data import DataLoader, Subset
+
+from layerscope.data.hashing import rows_by_hash
 
 
 def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
@@ -16,9 +17,7 @@ def images_to_measure(loader: DataLoader[Any], count: int) -> DataLoader[Any]:
     given loader keeps its position, and torch's generator is not drawn from.
     """
     dataset: Any = loader.dataset
-    rows = sorted(
-        range(len(dataset)), key=lambda row: hashlib.blake2b(dataset.ids[row].encode(), digest_size=8).digest()
-    )
+    rows = rows_by_hash(dataset.ids)
     # For predict Lightning replaces the loader by one that is made from a batch sampler, whose batch_size is None.
     batch_size = loader.batch_size or getattr(loader.batch_sampler, "batch_size", 1)
     return DataLoader(

@@ -1,16 +1,42 @@
-"""A loader for training that can be stopped within an epoch and go on there."""
+"""How loaders of image files are made, and one for training that can be stopped within an epoch and go on there."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
-from torch.utils.data import DataLoader
+import torch
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from layerscope.data.sampler import ResumableSampler
 from layerscope.errors import ConfigurationError
 
 T = TypeVar("T")
+_Loader = TypeVar("_Loader", bound=DataLoader)
+
+
+def image_loader(
+    kind: type[_Loader],
+    dataset: Dataset[Any],
+    sampler: Sampler[int],
+    collate: Callable[[list[Any]], Any],
+    batch_size: int,
+    num_workers: int,
+    seed: int,
+) -> _Loader:
+    """A loader of ``kind``. ``seed`` is that of its workers."""
+    return kind(
+        dataset,
+        batch_size=batch_size,
+        sampler=sampler,
+        num_workers=num_workers,
+        collate_fn=collate,
+        pin_memory=torch.cuda.is_available(),
+        persistent_workers=num_workers > 0,
+        # Each iteration draws a seed for its workers. From torch's own generator that would shift the random
+        # numbers of a run that was resumed, or validated more often, against another's.
+        generator=torch.Generator().manual_seed(seed),
+    )
 
 
 class ResumableDataLoader(DataLoader[T]):

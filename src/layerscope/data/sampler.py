@@ -23,9 +23,12 @@ def rank_and_world() -> tuple[int, int]:
 class UnrepeatedDistributedSampler(Sampler[int]):
     """Every sample exactly once over all processes, in order: process r of R reads the rows r, r + R, r + 2R, ...
 
+    With ``block`` above 1 it reads the blocks r, r + R, ... of that many consecutive rows, for what is computed over
+    neighbours: which rows share a block does not depend on the number of processes.
+
     torch's and Lightning's samplers repeat samples until every process has the same number, which evaluates seven
-    samples on two processes as eight. Here the shares differ by at most one, so no collective operation may run inside
-    an evaluation loop that uses it. With fewer samples than processes, the idle ones read row −1, a stand-in that
+    samples on two processes as eight. Here the shares differ by at most one block, so no collective operation may run
+    inside an evaluation loop that uses it. With fewer blocks than processes, the idle ones read row −1, a stand-in that
     tables leave out (``metrics.table``): Lightning skips the whole loop, its collective end included, for a process
     without batches, and the others would wait for it forever.
 
@@ -33,16 +36,20 @@ class UnrepeatedDistributedSampler(Sampler[int]):
         data: the map-style data set, or anything with a length.
         rank, world: this process and the number of processes; read from torch.distributed when iteration begins
             unless given.
+        block: consecutive rows that stay on one process; the last block may be shorter.
     """
 
-    def __init__(self, data: Sized, rank: int | None = None, world: int | None = None) -> None:
+    def __init__(self, data: Sized, rank: int | None = None, world: int | None = None, block: int = 1) -> None:
         self.data = data
+        self.block = block
         self._given = None if rank is None or world is None else (rank, world)
 
     def _rows(self) -> Sequence[int]:
         rank, world = self._given or rank_and_world()
-        rows = range(rank, len(self.data), world)
-        return rows if len(rows) or not len(self.data) else [-1]
+        size, block = len(self.data), self.block
+        starts = range(rank * block, size, world * block)
+        rows = [row for start in starts for row in range(start, min(start + block, size))]
+        return rows if rows or not size else [-1]
 
     def __iter__(self) -> Iterator[int]:
         return iter(self._rows())

@@ -109,7 +109,48 @@ def fundus_image(settings: FundusSettings, index: int, patient: int) -> tuple[ND
     """
     rng = stream(settings.seed, IMAGE, index)
     person = _patient(settings.seed, patient)
-    size = settings.size
+    image, eye = _eye(rng, person, settings.size)
+    present = rng.random(len(LESIONS)) < person.tendency
+    lesions = _lesions(rng, image, present, settings, eye, np.zeros(eye.radius.shape, np.bool_))
+    return _photograph(image, eye, *_exposure(rng, image.shape)), lesions
+
+
+@dataclass(frozen=True)
+class FundusPair:
+    """One eye photographed twice at once, with lesions and without.
+
+    positive, negative: (size, size, 3), equal but for the lesions. mask: (size, size), True where a lesion covers more
+    than half of a pixel, or, where it does so of none, what it covers at all. lesions: of one kind, at least one.
+    """
+
+    positive: NDArray[np.uint8]
+    negative: NDArray[np.uint8]
+    mask: NDArray[np.bool_]
+    lesions: list[Lesion]
+
+
+def fundus_pair(settings: FundusSettings, index: int, patient: int, label: str) -> FundusPair:
+    """Pair ``index``, whose lesions are all of the kind ``label``; the same whatever else is drawn."""
+    rng = stream(settings.seed, IMAGE, index)
+    image, eye = _eye(rng, _patient(settings.seed, patient), settings.size)
+    healthy = image.copy()
+    mask = np.zeros(eye.radius.shape, np.bool_)
+    lesions = _lesions(rng, image, np.array([kind.label == label for kind in LESIONS]), settings, eye, mask)
+    exposure = _exposure(rng, image.shape)
+    return FundusPair(_photograph(image, eye, *exposure), _photograph(healthy, eye, *exposure), mask, lesions)
+
+
+@dataclass(frozen=True)
+class _Eye:
+    """Where things are in an image: radius (size, size) from the centre of the field, centre and optic nerve (x, y)."""
+
+    radius: Array
+    centre: tuple[float, float]
+    nerve: tuple[float, float]
+
+
+def _eye(rng: np.random.Generator, person: _Patient, size: int) -> tuple[Array, _Eye]:
+    """The retina without lesions, (size, size, 3), before it is photographed."""
     eye = 1 if rng.random() < 0.5 else -1
     centre = (size / 2 + rng.normal(0, 0.008 * size), size / 2 + rng.normal(0, 0.008 * size))
     nerve = (centre[0] + eye * size * rng.uniform(0.25, 0.29), centre[1] + size * rng.normal(0, 0.02))
@@ -122,11 +163,20 @@ def fundus_image(settings: FundusSettings, index: int, patient: int) -> tuple[ND
     for channel, share in enumerate((0.26, 0.55, 0.45)):
         image[..., channel] *= 1 - share * vessels
     _optic_disc(image, nerve, vessels, size, rng)
-    lesions = _lesions(rng, image, person, settings, centre, nerve)
-    image *= rng.uniform(0.92, 1.06)
-    image += rng.standard_normal(image.shape, dtype=np.float32) * np.float32(0.008)
-    image *= _field(radius)[..., None]
-    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8), lesions
+    return image, _Eye(radius, centre, nerve)
+
+
+def _exposure(rng: np.random.Generator, shape: tuple[int, ...]) -> tuple[float, Array]:
+    """The brightness of a photograph and the noise of its sensor."""
+    brightness = rng.uniform(0.92, 1.06)
+    return brightness, rng.standard_normal(shape, dtype=np.float32) * np.float32(0.008)
+
+
+def _photograph(image: Array, eye: _Eye, brightness: float, noise: Array) -> NDArray[np.uint8]:
+    image *= brightness
+    image += noise
+    image *= _field(eye.radius)[..., None]
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 
 
 def _radius(size: int, centre: tuple[float, float]) -> Array:
@@ -253,14 +303,16 @@ class _Pen:
 def _lesions(
     rng: np.random.Generator,
     image: Array,
-    person: _Patient,
+    present: NDArray[np.bool_],
     settings: FundusSettings,
-    centre: tuple[float, float],
-    nerve: tuple[float, float],
+    eye: _Eye,
+    mask: NDArray[np.bool_],
 ) -> list[Lesion]:
-    """Draws the lesions of the image's positive labels, the largest first so that no small one is covered."""
-    size = settings.size
-    present = rng.random(len(LESIONS)) < person.tendency
+    """Draws lesions of the kinds ``present`` (5,), the largest first so that no small one is covered.
+
+    ``mask`` (size, size) becomes True on them.
+    """
+    size, centre, nerve = settings.size, eye.centre, eye.nerve
     order = sorted(range(len(LESIONS)), key=lambda place: -settings.lesion_sizes[place])
     taken: list[tuple[float, float, float]] = [(nerve[0], nerve[1], 0.09 * size)]
     lesions: list[Lesion] = []
@@ -272,7 +324,7 @@ def _lesions(
             diameter = nominal * rng.uniform(0.9, 1.1)
             x, y = _free_place(rng, diameter / 2, centre, 0.42 * size, taken)
             taken.append((x, y, diameter / 2))
-            contrast = _paint(rng, image, kind, x, y, diameter)
+            contrast = _paint(rng, image, mask, kind, x, y, diameter)
             lesions.append(Lesion(kind.label, round(x, 3), round(y, 3), round(diameter, 3), round(contrast, 4)))
     return lesions
 
@@ -298,8 +350,16 @@ def _free_place(
     return best
 
 
-def _paint(rng: np.random.Generator, image: Array, kind: LesionKind, x: float, y: float, diameter: float) -> float:
-    """Blends one lesion into the image and returns its contrast: the mean change of green within its disk."""
+def _paint(
+    rng: np.random.Generator,
+    image: Array,
+    mask: NDArray[np.bool_],
+    kind: LesionKind,
+    x: float,
+    y: float,
+    diameter: float,
+) -> float:
+    """Blends one lesion into image and mask and returns its contrast: the mean change of green within its disk."""
     wobble = (rng.normal(0, kind.wobble / 2, 3) / (1, 1.5, 2.5)).clip(-0.2, 0.2) if kind.wobble else None
     patch, left, top = disk_patch(diameter, x, y, soft=max(0.8, kind.soft * diameter), wobble=wobble)
     where, inside = window(patch, left, top, len(image))
@@ -308,4 +368,5 @@ def _paint(rng: np.random.Generator, image: Array, kind: LesionKind, x: float, y
     image[where] = before * (1 - alpha) + alpha * np.array(kind.colour, np.float32)
     change = image[where][..., 1] - before[..., 1]
     core = inside > 0.5
+    mask[where] |= core if core.any() else inside > 0
     return float(change[core].mean()) if core.any() else float(change.sum() / max(inside.sum(), 1e-6))

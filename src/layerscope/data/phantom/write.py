@@ -1,37 +1,37 @@
-"""Writing a phantom as a data set on disk, in the layout that ``MultilabelImages`` reads."""
+"""Writing a phantom as a data set on disk, in the layout that ``MultilabelImages`` or ``PairFolder`` reads."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import yaml
 from numpy.typing import NDArray
 from PIL import Image
 
 from layerscope.data.phantom.exact import DIAMETERS, RECORD, Disk, ExactRecord, ExactSettings, exact_image, layout
 from layerscope.data.phantom.fundus import FIELD_OF_VIEW_UM, LESIONS, FundusSettings, Lesion, fundus_image
-from layerscope.data.phantom.shapes import PATIENT
-from layerscope.errors import ConfigurationError, DataError
+from layerscope.data.phantom.lesion_table import LESION_COLUMNS, lesion_row
+from layerscope.data.phantom.pairs import known_lesions, write_pairs
+from layerscope.data.phantom.patients import patients
+from layerscope.data.phantom.whole import written_whole
+from layerscope.errors import ConfigurationError
 
-PhantomKind = Literal["exact", "fundus"]
+PhantomKind = Literal["exact", "fundus", "pairs"]
 SMALLEST = 12
-
-_LESION_COLUMNS = ("id", "label", "x", "y", "diameter", "diameter_um", "contrast")
+IMAGES, PAIRS = 2000, 100
 
 
 def write_phantom(
     out: str | Path,
     kind: PhantomKind = "fundus",
-    n: int = 2000,
+    n: int | None = None,
     size: int = 128,
     lesion_sizes: Sequence[float] | None = None,
     seed: int = 0,
@@ -39,6 +39,7 @@ def write_phantom(
     noise: float = 0.12,
     d_prime: float = 2.5,
     prevalence: float = 0.3,
+    lesions: Sequence[str] | None = None,
     overwrite: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> Path:
@@ -54,19 +55,29 @@ def write_phantom(
           phantom.json          kind, seed and every setting
           README.txt            what this is
 
+    Of ``pairs`` it is instead::
+
+        out/
+          positive/p00000_00000.png ...  8-bit RGB, with lesions of one kind
+          negative/p00000_00000.png ...  the same photograph without them
+          masks/p00000_00000.png ...     white on the lesions, else black
+          lesions.csv, phantom.json, README.txt as above
+
     Image i, its labels, patient and split depend on the seed and i only, not on ``n``. Patients have one to three
     images and one split; about 60 % of them are train, 15 % val and 25 % test. Everything is written to a temporary
     directory beside ``out`` and renamed at the end.
 
     Args:
-        kind: exact (disks in white noise, closed form) or fundus (photographs of the retina).
-        n: images, at least 12, with which no split is empty.
+        kind: exact (disks in white noise, closed form), fundus (photographs of the retina) or pairs (the same, with
+            lesions and without).
+        n: images, at least 12, with which no split is empty; 2000 by default. Of pairs 100, at least 1.
         size: side in pixels.
-        lesion_sizes: diameters in pixels; exact: one label each; fundus: one per kind of lesion. By default
-            3, 6, 12, 24, 48 (exact) and 2, 4, 8, 16, 32 (fundus) at 128 px, in proportion at other sizes.
+        lesion_sizes: diameters in pixels; exact: one label each; fundus and pairs: one per kind of lesion. By default
+            3, 6, 12, 24, 48 (exact) and 2, 4, 8, 16, 32 (the others) at 128 px, in proportion at other sizes.
         seed: same seed, same data set.
         um_per_px: micrometres per pixel for ``diameter_um``; by default a field of view of 12 mm.
         noise, d_prime, prevalence: of the exact phantom, see ``ExactSettings``.
+        lesions: of pairs: the kinds of lesion that the pairs take turns with; all five by default.
         overwrite: replace an earlier phantom; any other directory is left alone.
         progress: called with (images written, n).
 
@@ -74,59 +85,32 @@ def write_phantom(
         ConfigurationError: impossible settings. DataError: ``out`` exists, or cannot be written.
     """
     out = Path(out)
-    if n < SMALLEST:
+    if lesions is not None and kind != "pairs":
+        raise ConfigurationError(f"lesions chooses the kinds of lesion of a phantom of pairs; got kind {kind!r}.")
+    if n is None:
+        n = PAIRS if kind == "pairs" else IMAGES
+    if n < 1 and kind == "pairs":
+        raise ConfigurationError(f"A phantom of pairs needs at least one pair, got n={n}.")
+    if n < SMALLEST and kind != "pairs":
         raise ConfigurationError(f"A phantom needs at least {SMALLEST} images so that no split is empty, got n={n}.")
     if um_per_px is None:
         um_per_px = FIELD_OF_VIEW_UM / (0.94 * size)
     if not um_per_px > 0 or not math.isfinite(um_per_px):
         raise ConfigurationError(f"um_per_px is {um_per_px}; expected micrometres per pixel, above 0.")
-    phantom: _Phantom
+    write: Callable[[Path, int, float, Callable[[int, int], None] | None], None]
     match kind:
         case "exact":
             sizes = _sizes(lesion_sizes, DIAMETERS, size, smallest=1.0)
-            phantom = _exact(ExactSettings(size, sizes, seed, noise, d_prime, prevalence))
+            write = partial(_write, _exact(ExactSettings(size, sizes, seed, noise, d_prime, prevalence)), seed)
         case "fundus":
-            sizes = _sizes(lesion_sizes, tuple(each.diameter for each in LESIONS), size, smallest=1.0)
-            phantom = _fundus(FundusSettings(size, sizes, seed))
+            write = partial(_write, _fundus(_fundus_settings(lesion_sizes, size, seed)), seed)
+        case "pairs":
+            write = partial(write_pairs, _fundus_settings(lesion_sizes, size, seed), known_lesions(lesions))
         case _:
-            raise ConfigurationError(f"There is no phantom of kind {kind!r}: expected exact or fundus.")
-    _check_free(out, overwrite)
-    try:
-        target = out.resolve()
-        target.parent.mkdir(parents=True, exist_ok=True)
-        workspace = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
-        try:
-            stage = workspace / "new"
-            stage.mkdir()
-            _write(stage, phantom, n, seed, um_per_px, progress)
-            if target.exists():
-                target.rename(workspace / "old")
-            stage.rename(target)
-        finally:
-            shutil.rmtree(workspace, ignore_errors=True)
-    except OSError as error:
-        raise DataError(
-            f"The phantom could not be written to {out} ({error.strerror or error}). Nothing was left behind; free "
-            "some space or choose another directory."
-        ) from error
+            raise ConfigurationError(f"There is no phantom of kind {kind!r}: expected exact, fundus or pairs.")
+    with written_whole(out, overwrite) as stage:
+        write(stage, n, um_per_px, progress)
     return out
-
-
-def patients(seed: int) -> Iterator[tuple[int, str]]:
-    """Patient number and split of image 0, 1, 2, ...
-
-    Splits follow the multiples of the golden ratio, which fill any interval evenly: the first four patients already
-    cover all three splits, and every longer run has them in proportion.
-    """
-    rng = np.random.default_rng([seed, PATIENT])
-    golden = (math.sqrt(5) - 1) / 2
-    patient = 0
-    while True:
-        share = patient * golden % 1
-        split = "train" if share < 0.60 else "val" if share < 0.75 else "test"
-        for _ in range(int(rng.integers(1, 4))):
-            yield patient, split
-        patient += 1
 
 
 @dataclass(frozen=True)
@@ -153,26 +137,22 @@ def _fundus(settings: FundusSettings) -> _Phantom:
     return _Phantom("fundus", lambda index, patient: fundus_image(settings, index, patient), labels, record)
 
 
+def _fundus_settings(lesion_sizes: Sequence[float] | None, size: int, seed: int) -> FundusSettings:
+    default = tuple(each.diameter for each in LESIONS)
+    return FundusSettings(size, _sizes(lesion_sizes, default, size, smallest=1.0), seed)
+
+
 def _sizes(given: Sequence[float] | None, default: Sequence[float], size: int, smallest: float) -> tuple[float, ...]:
     if given is not None:
         return tuple(float(each) for each in given)
     return tuple(max(smallest, round(each * size / 128, 2)) for each in default)
 
 
-def _check_free(out: Path, overwrite: bool) -> None:
-    if not out.exists() or (out.is_dir() and not any(out.iterdir())):
-        return
-    if not (out / RECORD).is_file():
-        raise DataError(f"{out} exists and is no phantom, so it is left alone. Choose another directory.")
-    if not overwrite:
-        raise DataError(f"{out} already holds a phantom. Pass --overwrite to replace it, or choose another directory.")
-
-
 def _write(
-    stage: Path,
     phantom: _Phantom,
-    n: int,
     seed: int,
+    stage: Path,
+    n: int,
     um_per_px: float,
     progress: Callable[[int, int], None] | None,
 ) -> None:
@@ -186,7 +166,7 @@ def _write(
         labels = csv.writer(label_file, lineterminator="\n")
         lesions = csv.writer(lesion_file, lineterminator="\n")
         labels.writerow(["id", "path", "split", "group", *names])
-        lesions.writerow(_LESION_COLUMNS)
+        lesions.writerow(LESION_COLUMNS)
         for index, (patient, split) in zip(range(n), patients(seed)):
             name = f"{index:05d}"
             pixels, drawn = phantom.draw(index, patient)
@@ -194,18 +174,7 @@ def _write(
             Image.fromarray(pixels).save(images / f"{name}.png", compress_level=1)
             present = {lesion.label for lesion in drawn}
             labels.writerow([name, f"images/{name}.png", split, f"p{patient:05d}", *(int(x in present) for x in names)])
-            for lesion in drawn:
-                lesions.writerow(
-                    [
-                        name,
-                        lesion.label,
-                        f"{lesion.x:.3f}",
-                        f"{lesion.y:.3f}",
-                        f"{lesion.diameter:.3f}",
-                        f"{lesion.diameter * um_per_px:.1f}",
-                        f"{lesion.contrast:.4f}",
-                    ]
-                )
+            lesions.writerows(lesion_row(name, lesion, um_per_px) for lesion in drawn)
             if progress is not None:
                 progress(index + 1, n)
     schema = {"name": f"{phantom.kind}_phantom", "labels": phantom.labels}
