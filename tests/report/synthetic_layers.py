@@ -40,7 +40,7 @@ def layer_scores(
     masks: bool = True,
     seed: int = 0,
 ) -> LayerScores:
-    """A pair's difference: a common factor (``spread``) times each layer's size and own ``noise``; the floor is flat."""
+    """A pair's difference: a common factor (``spread``) times each layer's size and own ``noise``; a flat floor."""
     rng = np.random.default_rng(seed)
     size = np.array(relative)
     layers = len(layer)

@@ -46,18 +46,14 @@ def is_first_call(layer: str) -> bool:
     return first_call(layer) == layer
 
 
-def layer_labels(layers: Sequence[str], length: int = 30) -> list[str]:
-    """Labels for a plot, no two alike: the word that all modules begin with is dropped, long names lose their middle.
+def layer_labels(layers: Sequence[str], length: int = 34) -> list[str]:
+    """Labels for a plot, no two alike: of long names the middle is left out.
 
-    >>> layer_labels(["latent", "decoder.conv_in", "decoder.conv_out"])
-    ['latent', 'conv_in', 'conv_out']
+    >>> layer_labels(["latent", "decoder.up_blocks.0.resnets.0"])
+    ['latent', 'decoder.up_blocks.0.resnets.0']
     """
-    modules = [name for name in layers if name not in POINTS]
-    heads = {name.partition(".")[0] for name in modules}
-    head = f"{heads.pop()}." if len(heads) == 1 and len(modules) > 1 and all("." in name for name in modules) else ""
-    names = [name if name in POINTS else name.removeprefix(head) for name in layers]
-    labels = [short_name(name, length) for name in names]
-    while len(set(labels)) < len(set(names)):
+    labels = [short_name(name, length) for name in layers]
+    while len(set(labels)) < len(set(layers)):
         length += 4
-        labels = [short_name(name, length) for name in names]
+        labels = [short_name(name, length) for name in layers]
     return labels
