@@ -15,7 +15,7 @@ from layerscope.functional.bootstrap import percentile_interval
 from layerscope.report.figure_style import percent
 from layerscope.report.layer_effects import RELATIVE, LayerAnalysis, watched
 from layerscope.report.layer_names import is_first_call, stage_of
-from layerscope.report.pair_means import pair_means
+from layerscope.report.pair_means import joint_level, pair_means, small_sample_factor, surer
 from layerscope.report.sentences import joined, short, significant
 
 NOTICE = "For research only; not for clinical use."
@@ -32,9 +32,10 @@ _THIRDS = ("early", "middle", "late")
 class Step:
     """What a stage does to relative L2: from the last layer of the stage before it to its own last layer.
 
-    factor: geometric mean over pairs of the ratio, with its interval ci_lo to ci_hi (NaN where there is none). n: pairs
-    that differ in both layers. change: "grows" or "fades" where the interval excludes 1 and the factor is relevant;
-    "steady" where the whole interval is irrelevant; "vanishes" where no pair differs any more.
+    factor: geometric mean over pairs of the ratio, with its interval ci_lo to ci_hi (NaN where there is none); the
+    intervals of all stages hold together (``pair_means.surer``). n: pairs that differ in both layers.
+    change: "grows" or "fades" where the interval excludes 1 and the factor is relevant; "steady" where the whole
+    interval is irrelevant; "vanishes" where no pair differs any more.
     """
 
     stage: str
@@ -63,11 +64,12 @@ class Attribution:
 def attribute(analysis: LayerAnalysis) -> Attribution:
     """Sentence, interpretation and steps of an analysis. Repeated calls of a layer stand back behind its first."""
     chain = _stages(analysis)
-    steps = _steps(analysis, [(*before, *after) for before, after in pairwise(chain)])
+    n_steps = len(chain) - 1
+    steps = _steps(analysis, [(*before, *after) for before, after in pairwise(chain)], n_steps)
     encoder = None
     ends = dict(chain)
     if "input" in ends and "latent" in ends:
-        encoder = _steps(analysis, [("input", ends["input"], "encoder", ends["latent"])])[0]
+        encoder = _steps(analysis, [("input", ends["input"], "encoder", ends["latent"])], n_steps)[0]
     return Attribution(
         sentence=_sentence(analysis, chain, steps, encoder),
         interpretation=_interpretation(analysis),
@@ -92,8 +94,8 @@ def _stages(analysis: LayerAnalysis) -> list[tuple[str, int]]:
     return stages
 
 
-def _steps(analysis: LayerAnalysis, pairs: Sequence[tuple[str, int, str, int]]) -> list[Step]:
-    """pairs: stage and row before, stage and row behind."""
+def _steps(analysis: LayerAnalysis, pairs: Sequence[tuple[str, int, str, int]], n_steps: int) -> list[Step]:
+    """pairs: stage and row before, stage and row behind. n_steps: how many intervals have to hold together."""
     values = analysis.scores.values[analysis.measured][:, :, RELATIVE]
     if not pairs:
         return []
@@ -101,7 +103,9 @@ def _steps(analysis: LayerAnalysis, pairs: Sequence[tuple[str, int, str, int]]) 
     both = (before > 0) & (behind > 0)
     ratio = np.full(both.shape, np.nan)
     ratio[both] = np.log(behind[both]) - np.log(before[both])
-    means = pair_means(ratio, analysis.weights, analysis.group, analysis.settings.level)
+    level = analysis.settings.level
+    # The way from input to latent is no further comparison: it is the sum of steps.
+    means = surer(pair_means(ratio, analysis.weights, analysis.group, level), level, n_steps)
     names = analysis.scores.layer
     steps = []
     for place, (previous, start, stage, end) in enumerate(pairs):
@@ -256,11 +260,15 @@ def _thirds(analysis: LayerAnalysis) -> list[str]:
         return [f"{head} ({figures}), without any interval.", _meaning(analysis, _THIRDS[largest], sure=False)]
     over = np.stack([_column_means(resamples[:, part]) for part in thirds], axis=1)
     open_against = []
+    level = joint_level(analysis.settings.level, len(others))
+    units = min(analysis.n_units, len(analysis.scores.floor)) if by_effect else analysis.n_units
+    factor = float(small_sample_factor(units, level))
     for place in others:
-        lo, hi, _ = percentile_interval(over[:, largest] - over[:, place], analysis.settings.level)
+        difference = values[largest] - values[place]
+        ends = percentile_interval(over[:, largest] - over[:, place], level)[:2]
+        lo, hi = (difference + factor * (float(end) - difference) for end in ends)
         if not lo > 0:
-            difference = values[largest] - values[place]
-            numbers = [number(float(value)) for value in (difference, lo, hi)]
+            numbers = [number(value) for value in (difference, lo, hi)]
             open_against.append(
                 f"its lead over the {_THIRDS[place]} third is {numbers[0]} [{numbers[1]}, {numbers[2]}]"
             )

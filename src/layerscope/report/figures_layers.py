@@ -72,7 +72,7 @@ def pair_figure(scores: LayerScores, pair: int, method: Method = "both") -> Figu
             _beside(panel, float(np.nan_to_num(value)), places[row], text, min(6.5, size), weight)
         panel.set_xlim(0, (1.36 * float(np.nanmax(values, initial=0))) or 1)
         panel.set_xlabel(_AXIS[metric])
-    _heading(figure, f"Layer differences of {short_name(scores.id[pair], 60)}")
+    _heading(figure, f"Layer differences of {short_name(scores.id[pair], 50)}")
     _legend(figure, [_patch(VERMILION, f"top {TOP} of the panel"), _patch(BLUE, "other layers"), *_point_patch(scores)])
     return figure
 

@@ -84,14 +84,13 @@ def heat_map_sheet(id: str, positive: Picture, negative: Picture, mask: Mask | N
     for one in maps:
         lines = [*_lines(one.layer), *_auroc(one), f"scale 0 to {significant(one.top)}"]
         tiles.append((lines, heat_map_overlay(first, one.distance, small, one.top)))
-    columns = min(_COLUMNS, len(tiles))
-    rows = -(-len(tiles) // columns)
-    full_width = 2 * _EDGE + columns * (_TILE + _GAP) - _GAP
+    rows = -(-len(tiles) // _COLUMNS)
+    full_width = 2 * _EDGE + _COLUMNS * (_TILE + _GAP) - _GAP
     full_height = _HEADING + rows * (size[0] + _CAPTION) + _FOOT
     figure = Figure(figsize=(full_width / DPI, full_height / DPI), dpi=DPI)
     canvas = np.full((full_height, full_width, 3), 255, dtype=np.uint8)
     for place, (_, picture) in enumerate(tiles):
-        top, left = _corner(place, columns, size)
+        top, left = _corner(place, size)
         canvas[top : top + size[0], left : left + size[1]] = picture
     axes = figure.add_axes((0, 0, 1, 1))
     axes.imshow(canvas, interpolation="nearest", aspect="auto")
@@ -101,10 +100,10 @@ def heat_map_sheet(id: str, positive: Picture, negative: Picture, mask: Mask | N
         figure.text(x / full_width, 1 - y / full_height, plain_text(text), fontsize=points, **look)
 
     write(
-        _EDGE, 0.6 * _HEADING, f"Where the layers differ: {short_name(id, 60)}", TITLE, fontweight="bold", va="center"
+        _EDGE, 0.6 * _HEADING, f"Where the layers differ: {short_name(id, 44)}", TITLE, fontweight="bold", va="center"
     )
     for place, (lines, _) in enumerate(tiles):
-        top, left = _corner(place, columns, size)
+        top, left = _corner(place, size)
         for above, text in enumerate(reversed(lines)):
             colour = GREY if text.startswith("scale ") else BLACK
             write(left, top - 8 - above * _LINE, text, 6.0, color=colour, va="bottom")
@@ -185,9 +184,9 @@ def _resized_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     return np.asarray(np.asarray(grey) > 0)
 
 
-def _corner(place: int, columns: int, size: tuple[int, int]) -> tuple[int, int]:
+def _corner(place: int, size: tuple[int, int]) -> tuple[int, int]:
     """Top and left pixel of a tile."""
-    row, column = divmod(place, columns)
+    row, column = divmod(place, _COLUMNS)
     return _HEADING + _CAPTION + row * (size[0] + _CAPTION), _EDGE + column * (_TILE + _GAP)
 
 

@@ -225,20 +225,19 @@ def _ranking(scores: LayerScores, differences: DifferenceTable, settings: PairSe
 def _flags(
     scores: LayerScores, measured: NDArray[np.bool_], pairs: PairMeans, floor: PairMeans, effect: FloatArray
 ) -> list[list[str]]:
-    left_out = [
-        (np.isposinf(scores.values[measured]).sum(axis=0), "identical {} left out", "pair"),
-        (np.isneginf(scores.values[measured]).sum(axis=0), "{} without a signal left out", "pair"),
-        (np.isposinf(scores.floor).sum(axis=0), "identical {} left out", "floor pair"),
-        (np.isneginf(scores.floor).sum(axis=0), "{} without a signal left out", "floor pair"),
+    infinite = [
+        (np.isposinf(values).sum(axis=0), np.isneginf(values).sum(axis=0), noun)
+        for values, noun in ((scores.values[measured], "pair"), (scores.floor, "floor pair"))
     ]
     unit = "pair" if scores.group is None else "patient"
 
     def flag(cell: tuple[int, int]) -> str:
-        parts = [
-            f"{count[cell]} {text.format(noun + 's' * (count[cell] > 1))}"
-            for count, text, noun in left_out
-            if count[cell]
-        ]
+        parts = []
+        for identical, silent, noun in infinite:
+            if count := int(identical[cell]):
+                parts.append(f"{count} identical {noun}{'s' * (count > 1)} left out")
+            if count := int(silent[cell]):
+                parts.append(f"{count} {noun}{'s' * (count > 1)} without a signal left out")
         n, units = int(pairs.n[cell]), int(pairs.units[cell])
         if n == 0:
             return "; ".join([*parts, "no pair has a value"])

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.artifacts.layer_scores import LOCALISATION, FloatArray, LayerScores
-from layerscope.report.pair_means import PairMeans, pair_means
+from layerscope.report.pair_means import PairMeans, pair_means, surer
 
 _AUROC = LOCALISATION.index("auroc")
 
@@ -18,7 +18,8 @@ class LocalisationTable:
     """Means over pairs, each (L, 5) in the order of ``LOCALISATION``.
 
     mask, shifted: of the figures for the mask and for its control. difference: mask − control, paired; an interval
-    above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway.
+    above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway. As a claim
+    hangs on it, it is widened for few pairs (``pair_means.surer``).
     nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
     no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
     """
@@ -58,7 +59,7 @@ def summarise_localisation(
     return LocalisationTable(
         mask=means(own),
         shifted=means(control),
-        difference=means(own - control),
+        difference=surer(means(own - control), level),
         nothing=(usable[:, None] & np.isnan(own[:, :, _AUROC])).sum(axis=0).astype(np.int64),
         no_mask=int(np.isnan(share).sum()),
         empty_mask=int((share == 0).sum()),
