@@ -21,7 +21,7 @@ from layerscope.artifacts.run_directory import (
     write_table,
 )
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
-from layerscope.artifacts.tables import LONG_COLUMNS, read_csv
+from layerscope.artifacts.tables import LOCALISATION_COLUMNS, LONG_COLUMNS, PAIR_COLUMNS, read_csv
 from layerscope.artifacts.thresholds import Thresholds
 from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 
@@ -29,7 +29,9 @@ __all__ = [
     "HISTORY_COLUMNS",
     "HISTORY_CSV",
     "HISTORY_JSON",
+    "LOCALISATION_COLUMNS",
     "LONG_COLUMNS",
+    "PAIR_COLUMNS",
     "PARTIAL_SUFFIX",
     "SCHEMA_VERSION",
     "UNFINISHED",

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from layerscope.artifacts.layer_scores import LOCALISATION
 from layerscope.errors import ArtifactError
 
 LONG_COLUMNS = (
@@ -57,6 +58,19 @@ COLLAPSE_COLUMNS = (
 CLASSIFIER_COLUMNS = ("label", "n", "n_pos", "metric", "value", "ci_lo", "ci_hi", "flag")
 """Columns of per_label.csv of a classifier evaluation (E0)."""
 
+PAIR_COLUMNS = ("id", "role", "layer", "metric", "value", "flag")
+"""Columns of pairs.csv of a pair diagnosis."""
+
+LOCALISATION_COLUMNS = (
+    "id",
+    "layer",
+    "mask_fraction",
+    *LOCALISATION,
+    *(f"shifted_{figure}" for figure in LOCALISATION),
+    "flag",
+)
+"""Columns of localisation.csv: the figures for the mask, and for shifted masks."""
+
 TEXT_COLUMNS = frozenset(
     {
         *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
@@ -64,6 +78,8 @@ TEXT_COLUMNS = frozenset(
         *("criterion", "orig", "recon_t0", "recon_noise", "diff", "crop"),
         # Of reconstruction.csv.
         "file",
+        # Of pairs.csv and localisation.csv.
+        *("role", "layer"),
     }
 )
 """Columns that hold text; every other column holds numbers."""

@@ -24,18 +24,18 @@ def verdict_table(summary: Mapping[str, Any]) -> str:
     with_noise = bool(overall["n_timesteps"])
     rows = [["label", "positives", "AUROC real", "ΔAUROC", "interval", "verdict"]]
     for entry in labels:
-        rows.append([_printable(entry["display"]), str(entry["n_pos"]), *_numbers(entry, entry["auroc_real"])])
+        rows.append([printable(entry["display"]), str(entry["n_pos"]), *_numbers(entry, entry["auroc_real"])])
     rows.append(["macro average", "", *_numbers(overall, overall["auroc_real"])])
     if with_noise:
         rows[0].append("half lost at log-SNR")
         for row, entry in zip(rows[1:], [*labels, overall]):
             row.append(_collapse(entry))
     notes = [
-        f"{_printable(entry.get('display', 'macro average'))}: {note}"
+        f"{printable(entry.get('display', 'macro average'))}: {note}"
         for entry in [*labels, overall]
         if (note := _note(entry))
     ]
-    return "\n".join([_laid_out(rows, numeric={1, 2, 3}), *notes])
+    return "\n".join([laid_out(rows, numeric={1, 2, 3}), *notes])
 
 
 def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]) -> str:
@@ -48,10 +48,10 @@ def classifier_table(per_label: Sequence[Mapping[str, Any]], display: Mapping[st
     for label in [*display, MACRO]:
         auroc = cells[label, "auroc"]
         interval = f"[{_number(auroc['ci_lo'])}, {_number(auroc['ci_hi'])}]"
-        name, positives = ("macro average", "") if label == MACRO else (_printable(display[label]), str(auroc["n_pos"]))
+        name, positives = ("macro average", "") if label == MACRO else (printable(display[label]), str(auroc["n_pos"]))
         values = [_number(cells[label, metric]["value"]) for metric in ("ap", "f1_fixed")]
         rows.append([name, positives, _number(auroc["value"]), interval, *values])
-    return _laid_out(rows, numeric={1, 2, 4, 5})
+    return laid_out(rows, numeric={1, 2, 4, 5})
 
 
 def at_chance(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]) -> str:
@@ -59,7 +59,7 @@ def at_chance(per_label: Sequence[Mapping[str, Any]], display: Mapping[str, str]
     rows = [row for row in per_label if row["metric"] == "auroc" and row["label"] in display and row["ci_lo"] <= 0.5]
     if not rows:
         return ""
-    names = ", ".join(f"{_printable(display[str(row['label'])])} ({_number(row['value'])})" for row in rows)
+    names = ", ".join(f"{printable(display[str(row['label'])])} ({_number(row['value'])})" for row in rows)
     return f"Not surely better than chance: {names}. A diagnosis with this teacher can say little about them."
 
 
@@ -76,15 +76,16 @@ def caption(split: str, images: int, groups: int | None, level: float, margins: 
     return f"{text}; margin {_number(margins[1])} for a label, {_number(margins[0])} for the macro average"
 
 
-def _laid_out(rows: Sequence[Sequence[str]], numeric: set[int]) -> str:
-    """Header, body and a last row, ruled apart; numeric columns to the right."""
+def laid_out(rows: Sequence[Sequence[str]], numeric: set[int], last: int = 1) -> str:
+    """Header, body and ``last`` rows below it, ruled apart; numeric columns to the right."""
     widths = [max(_width(row[column]) for row in rows) for column in range(len(rows[0]))]
     lines = [
         "  ".join(_padded(cell, widths[column], column in numeric) for column, cell in enumerate(row)).rstrip()
         for row in rows
     ]
     rule = "─" * max(_width(line) for line in lines)
-    return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+    below = [rule, *lines[-last:]] if last else []
+    return "\n".join([lines[0], rule, *lines[1 : len(lines) - last], *below])
 
 
 def _numbers(entry: Mapping[str, Any], real: float | None) -> list[str]:
@@ -98,7 +99,7 @@ def _numbers(entry: Mapping[str, Any], real: float | None) -> list[str]:
 def _note(entry: Mapping[str, Any]) -> str:
     """Why a verdict is withheld, how many positives would settle it, which labels an average leaves out."""
     needed = entry.get("needed_positives")
-    left_out = ", ".join(_printable(name) for name in entry.get("labels_left_out", []))
+    left_out = ", ".join(printable(name) for name in entry.get("labels_left_out", []))
     parts = [
         "no label defined" if _missing(entry["delta_auroc"]) and not entry.get("reason") else entry.get("reason"),
         f"needs about {needed} positives" if needed else "",
@@ -128,9 +129,9 @@ def _number(value: float | None, digits: int = 3, sign: bool = False) -> str:
     return short(math.nan if value is None else value, digits, sign)
 
 
-def _printable(name: str) -> str:
-    """A label name without control characters, which could move a terminal's cursor."""
-    return short_name("".join(char for char in name if unicodedata.category(char)[0] != "C"))
+def printable(name: str, length: int = 28) -> str:
+    """A name without control characters, which could move a terminal's cursor, and of at most that length."""
+    return short_name("".join(char for char in name if unicodedata.category(char)[0] != "C"), length)
 
 
 def _width(text: str) -> int:

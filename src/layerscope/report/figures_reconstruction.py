@@ -45,16 +45,17 @@ def reconstruction_figure(samples: Sequence[PicturedSample], epoch: int, amplify
     for its own resolution (``figure_style.DPI``), at which each pixel of an enlarged picture is a whole square.
     """
     limit = 255 / amplify
-    size = _shown_size(samples[0].original.shape[:2], len(samples), *_SHOWN)
+    size = shown_size(samples[0].original.shape[:2], len(samples), *_SHOWN)
     rows = [
-        [_shown(sample.original, size) for sample in samples],
-        [_shown(sample.reconstruction, size) for sample in samples],
-        [_shown(signed_difference(sample.original, sample.reconstruction, limit), size) for sample in samples],
+        [shown(sample.original, size) for sample in samples],
+        [shown(sample.reconstruction, size) for sample in samples],
+        [shown(signed_difference(sample.original, sample.reconstruction, limit), size) for sample in samples],
     ]
     names = [f"{_fitting(sample.id, size[1])}\n{sample.psnr:.1f} dB" for sample in samples]
     labels = ["original", "reconstruction", f"difference\n× {amplify:g}"]
-    figure = _sheet(rows, labels, names, f"Validation images {_when(epoch)}")
-    _colour_bar(figure, limit)
+    figure = sheet(rows, labels, names, f"Validation images {_when(epoch)}")
+    end = f"{limit:.0f}" if limit >= 10 else f"{limit:.2g}"
+    colour_bar(figure, end, "8-bit levels of luminance;\nred: brighter than the original")
     return figure
 
 
@@ -63,18 +64,18 @@ def latent_figure(samples: Sequence[PicturedSample], epoch: int) -> Figure:
 
     Black and white are the 1st and 99th percentile of the channel over the shown images; the values stand beside it.
     """
-    size = _shown_size(samples[0].original.shape[:2], len(samples), 160, 160)
-    rows = [[_shown(sample.original, size) for sample in samples]]
+    size = shown_size(samples[0].original.shape[:2], len(samples), 160, 160)
+    rows = [[shown(sample.original, size) for sample in samples]]
     labels = ["original"]
     for channel in range(len(samples[0].latent)):
         planes = [np.asarray(sample.latent[channel], dtype=np.float64) for sample in samples]
         low, high = np.percentile(np.concatenate([plane.ravel() for plane in planes]), [1, 99])
         flat = not high - low > 1e-6 * max(abs(low), abs(high))
-        rows.append([_shown(_grey(plane, low, high, flat), size) for plane in planes])
+        rows.append([shown(_grey(plane, low, high, flat), size) for plane in planes])
         values = f"constant {_number(low)}" if flat else f"{_number(low)} to {_number(high)}"
         labels.append(f"channel {channel}\n{values}")
     names = [_fitting(sample.id, size[1]) for sample in samples]
-    figure = _sheet(rows, labels, names, f"Latent channels {_when(epoch)}")
+    figure = sheet(rows, labels, names, f"Latent channels {_when(epoch)}")
     note = "mean of the posterior; black to white: 1st to 99th\npercentile of the channel over these images"
     figure.text(_LEFT / _width(figure), 0.42 * _FOOT / _height(figure), note, fontsize=SMALL, color=GREY, va="center")
     return figure
@@ -84,7 +85,7 @@ def _when(epoch: int) -> str:
     return f"after epoch {epoch}" if epoch else "before training"
 
 
-def _sheet(rows: list[list[Picture]], labels: list[str], names: list[str], heading: str) -> Figure:
+def sheet(rows: list[list[Picture]], labels: list[str], names: list[str], heading: str) -> Figure:
     """Pictures of one size in a grid, with labels on the left, names on top and room for a legend below."""
     height, width = rows[0][0].shape[:2]
     mosaic = np.full((len(rows) * (height + _GAP) - _GAP, len(names) * (width + _GAP) - _GAP, 3), 255, dtype=np.uint8)
@@ -111,19 +112,18 @@ def _sheet(rows: list[list[Picture]], labels: list[str], names: list[str], headi
     return figure
 
 
-def _colour_bar(figure: Figure, limit: float) -> None:
+def colour_bar(figure: Figure, end: str, note: str) -> None:
+    """Blue to red below a ``sheet``, from −end to +end, with a note beside it."""
     width, height = _width(figure), _height(figure)
     axes = figure.add_axes((_LEFT / width, 0.66 * _FOOT / height, 0.45 * _NARROWEST / width, 0.12 * _FOOT / height))
     axes.imshow(np.linspace(0, 1, 256)[None], cmap=matplotlib.colormaps["RdBu_r"], aspect="auto", vmin=0, vmax=1)
-    shown = f"{limit:.0f}" if limit >= 10 else f"{limit:.2g}"
-    axes.set_xticks([0, 127.5, 255], [f"{MINUS}{shown}", "0", f"+{shown}"], fontsize=7, color=BLACK)
+    axes.set_xticks([0, 127.5, 255], [f"{MINUS}{end}", "0", f"+{end}"], fontsize=7, color=BLACK)
     axes.set_yticks([])
     axes.tick_params(length=2, width=0.6, pad=2)
     for side in axes.spines.values():
         side.set_visible(False)
     x = (_LEFT + 0.53 * _NARROWEST) / width
-    text = "8-bit levels of luminance;\nred: brighter than the original"
-    figure.text(x, 0.5 * _FOOT / height, text, fontsize=7, color=GREY, va="center")
+    figure.text(x, 0.5 * _FOOT / height, note, fontsize=7, color=GREY, va="center")
 
 
 def _width(figure: Figure) -> float:
@@ -134,7 +134,7 @@ def _height(figure: Figure) -> float:
     return float(figure.get_figheight() * DPI)
 
 
-def _shown_size(shape: tuple[int, ...], columns: int, least: int, most: int) -> tuple[int, int]:
+def shown_size(shape: tuple[int, ...], columns: int, least: int, most: int) -> tuple[int, int]:
     """Height and width of a picture on the sheet; few columns are shown larger."""
     longer = max(shape)
     if longer > most:
@@ -143,7 +143,7 @@ def _shown_size(shape: tuple[int, ...], columns: int, least: int, most: int) -> 
     return shape[0] * factor, shape[1] * factor
 
 
-def _shown(picture: Picture, size: tuple[int, int]) -> Picture:
+def shown(picture: Picture, size: tuple[int, int]) -> Picture:
     """Whole squares for enlarged pixels, averages for reduced ones."""
     if picture.shape[:2] == size:
         return picture

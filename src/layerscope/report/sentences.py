@@ -26,6 +26,20 @@ def short(value: float, digits: int = 3, sign: bool = False) -> str:
     return f"+{text}" if sign and not zero else text
 
 
+def significant(value: float, digits: int = 3) -> str:
+    """A number of any size with that many telling digits, written like ``short``.
+
+    >>> significant(0.03456), significant(12.345), significant(1234.5), significant(-2e-7), significant(0.0)
+    ('.0346', '12.3', '1234', '−2.00e−7', '0')
+    """
+    if not math.isfinite(value) or value == 0:
+        return "n/a" if value else "0"
+    power = math.floor(math.log10(abs(float(f"{abs(value):.{digits - 1}e}"))))
+    if power < -4:
+        return re.sub(r"e-0*", f"e{MINUS}", f"{value:.{digits - 1}e}").replace("-", MINUS)
+    return short(value, max(0, digits - 1 - power))
+
+
 def joined(items: Sequence[str]) -> str:
     """``a, b and c``."""
     if len(items) < 2:

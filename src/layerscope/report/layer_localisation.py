@@ -1,0 +1,78 @@
+"""Is a layer's difference where the lesion is: figures for the mask beside those for shifted masks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.artifacts.layer_scores import LOCALISATION, FloatArray, LayerScores
+from layerscope.report.pair_means import PairMeans, pair_means, surer
+
+_AUROC = LOCALISATION.index("auroc")
+
+
+@dataclass(frozen=True)
+class LocalisationTable:
+    """Means over pairs, each (L, 5) in the order of ``LOCALISATION``.
+
+    mask, shifted: of the figures for the mask and for its control. difference: mask − control, paired; an interval
+    above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway. As a claim
+    hangs on it, it is widened for few pairs (``pair_means.surer``).
+    nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
+    no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
+    """
+
+    mask: PairMeans
+    shifted: PairMeans
+    difference: PairMeans
+    nothing: NDArray[np.int64]
+    no_mask: int
+    empty_mask: int
+    whole_mask: int
+
+    @property
+    def measured(self) -> bool:
+        """Whether any pair could be localised in any layer."""
+        return bool(self.mask.n.any())
+
+    def at_lesion(self, layer: int) -> bool:
+        """Whether AUROC surely exceeds its control in that layer."""
+        return bool(self.difference.lo[layer, _AUROC] > 0)
+
+
+def summarise_localisation(
+    scores: LayerScores,
+    measured: NDArray[np.bool_],
+    weights: NDArray[np.float32],
+    group: NDArray[np.int64] | None,
+    level: float,
+) -> LocalisationTable:
+    """measured: (N,), the pairs that count; weights (B, n) and group (n,) are of those alone."""
+    own, control, share = scores.localisation[measured], scores.control[measured], scores.mask_fraction[measured]
+    usable = (share > 0) & (share < 1)
+
+    def means(values: FloatArray) -> PairMeans:
+        return pair_means(np.where(usable[:, None, None], values, np.nan), weights, group, level)
+
+    return LocalisationTable(
+        mask=means(own),
+        shifted=means(control),
+        difference=surer(means(own - control), level),
+        nothing=(usable[:, None] & np.isnan(own[:, :, _AUROC])).sum(axis=0).astype(np.int64),
+        no_mask=int(np.isnan(share).sum()),
+        empty_mask=int((share == 0).sum()),
+        whole_mask=int((share >= 1).sum()),
+    )
+
+
+def exclusion(share: float, figures: FloatArray) -> str:
+    """Why a pair has no figures in a layer; empty where it has. share: of the mask; figures: (5,)."""
+    if np.isnan(share):
+        return "no mask"
+    if share == 0:
+        return "empty mask"
+    if share >= 1:
+        return "mask covers the whole image"
+    return "nothing to localise" if np.isnan(figures[_AUROC]) else ""

@@ -1,0 +1,110 @@
+"""The most different layers as a table of plain text for the terminal."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
+from layerscope.report.attribution import NOTICE
+from layerscope.report.console import laid_out, printable
+from layerscope.report.figure_style import percent
+from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Statistic
+from layerscope.report.sentences import short, significant
+
+_HEADINGS = {
+    "relative_l2": "relative L2",
+    "cosine_dissimilarity": "1 − cosine",
+    "sqnr_db": "SQNR dB",
+    "rms": "RMS",
+    "l2": "L2",
+    "linear_cka": "CKA",
+}
+_DECIBELS = 1
+_NAME = 44
+"""Decimals of a figure in dB; characters of a layer's name, which users copy into patterns."""
+
+
+def layer_table(analysis: LayerAnalysis, top: int = 5) -> str:
+    """The layers among the first ``top`` by the effect or by any metric, in order of computation; points below.
+
+    A rank of 1 to ``top`` stands in brackets behind the value that earns it.
+    """
+    scores = analysis.scores
+    effect = analysis.ranking.statistic == "effect"
+    columns: list[tuple[str, Statistic]] = [("relative_l2", "effect")] if effect else []
+    columns += [(metric, "mean") for metric in _HEADINGS if metric in RANKED_METRICS]
+    # A column without a single value, such as CKA of one pair, tells nothing.
+    columns = [
+        column for column in columns if any(np.isfinite(_value(analysis, row, *column)) for row in _all(analysis))
+    ]
+    ranks = {column: {row: place + 1 for place, row in enumerate(analysis.order(*column)[:top])} for column in columns}
+    shown = sorted({row for places in ranks.values() for row in places})
+    anchors = [row for row in _all(analysis) if scores.layer[row] in POINTS]
+    rows = [["layer"]]
+    for metric, statistic in columns:
+        rows[0].append("effect" if statistic == "effect" else _HEADINGS[metric])
+        rows[0] += [f"{percent(analysis.settings.level)} CI"] if statistic == "effect" else []
+    for row in [*shown, *anchors]:
+        line = [printable(scores.layer[row], _NAME)]
+        for column in columns:
+            line.append(_ranked(_number(_value(analysis, row, *column), *column), ranks[column].get(row), top))
+            line += [_interval(analysis, row)] if column[1] == "effect" else []
+        rows.append(line)
+    text = [laid_out(rows, numeric=set(range(1, len(rows[0]))), last=len(anchors)), *_notes(analysis, top)]
+    return "\n".join([*text, NOTICE])
+
+
+def _all(analysis: LayerAnalysis) -> Sequence[int]:
+    return range(len(analysis.scores.layer))
+
+
+def _value(analysis: LayerAnalysis, row: int, metric: str, statistic: Statistic) -> float:
+    if metric == "linear_cka":
+        return float(analysis.scores.linear_cka[row])
+    table = analysis.differences.effect if statistic == "effect" else analysis.differences.pairs.mean
+    return float(table[row, DIFFERENCES.index(metric)])
+
+
+def _number(value: float, metric: str, statistic: Statistic) -> str:
+    if not math.isfinite(value):
+        return ""
+    if metric == "linear_cka":
+        return short(value)
+    if statistic == "effect":
+        return short(value, 2)
+    return short(value, _DECIBELS) if metric == "sqnr_db" else significant(value)
+
+
+def _ranked(text: str, rank: int | None, top: int) -> str:
+    """Brackets take their room in every cell, so that numbers stand below each other."""
+    width = len(f" ({top})")
+    return f"{text} ({rank})".rjust(len(text) + width) if rank else text + " " * width
+
+
+def _interval(analysis: LayerAnalysis, row: int) -> str:
+    table, column = analysis.differences, DIFFERENCES.index("relative_l2")
+    lo, hi = float(table.effect_lo[row, column]), float(table.effect_hi[row, column])
+    return f"[{short(lo, 2)}, {short(hi, 2)}]" if math.isfinite(lo) else ""
+
+
+def _notes(analysis: LayerAnalysis, top: int) -> list[str]:
+    ranking = analysis.ranking
+    scores = analysis.scores
+    unit = "pair" if analysis.n_pairs == 1 else "pairs"
+    patients = "" if scores.group is None else f" of {analysis.n_units} patients"
+    notes = [
+        f"Means over {analysis.n_pairs} {unit}{patients}; ({1}) to ({top}): the most different layers by a column."
+    ]
+    if ranking.statistic == "effect":
+        kind = {"negatives": "pairs of negatives", "same_image": "the same image twice"}
+        floor = kind.get(scores.floor_kind, scores.floor_kind)
+        notes.append(f"Effect: of relative L2 over {len(scores.floor)} floor pairs ({floor}); layers are ranked by it.")
+    elif ranking.fallback:
+        notes.append(f"Layers are ranked by the mean of {ranking.metric}, since {ranking.fallback}.")
+    else:
+        notes.append(f"Layers are ranked by the mean of {ranking.metric}.")
+    notes.append("L2 grows with a layer's size and RMS with its scale: neither compares layers.")
+    return notes
