@@ -102,7 +102,9 @@ class _Stored:
         for handle in handles:
             handle.remove()
         first, second = sides
-        return [self._difference(a[row], b[row]) for a, b in zip(first.values(), second.values()) for row in range(len(a))]
+        return [
+            self._difference(a[row], b[row]) for a, b in zip(first.values(), second.values()) for row in range(len(a))
+        ]
 
     def _keeps(self, name: str) -> Any:
         def hook(module: Any, inputs: Any, output: Any) -> None:

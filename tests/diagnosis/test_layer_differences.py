@@ -41,7 +41,9 @@ def stored(architecture: dict[str, Any], layers: list[str], image: Tensor) -> di
 
 
 @pytest.mark.parametrize("architecture", [SD, SDXL, FLUX], ids=["sd", "sdxl", "flux"])
-def test_values_equal_a_script_that_stores_everything(architecture: dict[str, Any], pairs: Path, tmp_path: Path) -> None:
+def test_values_equal_a_script_that_stores_everything(
+    architecture: dict[str, Any], pairs: Path, tmp_path: Path
+) -> None:
     layers = '["encoder.**.resnets.*", "encoder.conv_out", "decoder.**.resnets.*", "decoder.conv_*"]'
     found = values(run(tmp_path, "run", settings(pairs, architecture), f"--model.init_args.layers={layers}"))
     names = list(dict.fromkeys(layer for _, _, layer, _ in found))
@@ -91,7 +93,9 @@ def test_batches_and_order_do_not_matter(pairs: Path, tmp_path: Path) -> None:
             assert one["ranking"] == other["ranking"]
         else:
             assert one.keys() == other.keys()
-            assert one["decoder.conv_in"]["linear_cka"] == pytest.approx(other["decoder.conv_in"]["linear_cka"], abs=1e-9)
+            assert one["decoder.conv_in"]["linear_cka"] == pytest.approx(
+                other["decoder.conv_in"]["linear_cka"], abs=1e-9
+            )
             assert one["decoder.conv_in"]["linear_cka"] is not None
     one, other = values(first), values(second)
     assert list(one) == list(other)

@@ -102,7 +102,11 @@ class LayerDifferences(Callback):
         known = gather_objects(trainer, (self._layers, self._shapes))
         self._layers, self._shapes = next((one for one in known if one[0]), ([], []))
         skipped = sorted(
-            {(skip.id, skip.reason) for part in gather_objects(trainer, self._skipped) for skip in [*part["pair"], *part["floor"]]}
+            {
+                (skip.id, skip.reason)
+                for part in gather_objects(trainer, self._skipped)
+                for skip in [*part["pair"], *part["floor"]]
+            }
         )
         if not self._layers:
             raise DataError(
@@ -127,7 +131,9 @@ class LayerDifferences(Callback):
             pooled=self._pooled(energies, measured),
             linear_cka=cka.value,
             cka_groups=cka.groups,
-            floor=np.zeros((0, len(self._layers), len(DIFFERENCES))) if floor is None else _without_skipped(floor["values"]),
+            floor=np.zeros((0, len(self._layers), len(DIFFERENCES)))
+            if floor is None
+            else _without_skipped(floor["values"]),
             floor_kind="none" if floor is None else data.describe()["noise_floor"],
             localisation=pairs["localisation"][order],
             control=pairs["control"][order],

@@ -64,7 +64,7 @@ class PairPictures(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._measuring = measuring_callback(trainer)
-        place = None
+        place = ""
         if trainer.is_global_zero:
             directory = run_folder(trainer).directory
             assert directory is not None

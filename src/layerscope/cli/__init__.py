@@ -28,6 +28,7 @@ verbs:
   test       evaluate a teacher, diagnose a VAE      test --config FILE [overrides]
   validate   run a task's validation loop
   predict    run a task's prediction loop
+  pair       in which layer two images differ        pair --img1 FILE --img2 FILE
   layers     list the layers that can be watched     layers --config FILE [overrides]
   export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
@@ -92,6 +93,11 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
 
         return run(arguments)
 
+    def pair(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.pair import main as run
+
+        return run(arguments, options.allow_import)
+
     def layers(arguments: list[str], options: GlobalOptions) -> int:
         from layerscope.cli.layers import main as run
 
@@ -105,6 +111,7 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
     return {
         "demo": demo,
         "phantom": phantom,
+        "pair": pair,
         "layers": layers,
         "export": export,
         **{verb: lightning(verb) for verb in ("fit", "validate", "test", "predict")},

@@ -34,7 +34,9 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
     )
     parser.add_argument("--original_config", metavar="YAML", help="the original YAML of a single checkpoint file")
     parser.add_argument("--image_size", type=int, metavar="PX", help="side that images are resized to (default 512)")
-    parser.add_argument("--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or a GPU's number (default auto)")
+    parser.add_argument(
+        "--device", default="auto", help="auto, cpu, mps, cuda, cuda:1 or a GPU's number (default auto)"
+    )
     parser.add_argument("--output", type=Path, default=Path("outputs"), help="results go to OUTPUT/single/NAME")
     parser.add_argument("--name", help="of the result's directory (default: the name of img1)")
     parser.add_argument("--overwrite", action="store_true", help="replace an earlier result of the same name")

@@ -36,9 +36,7 @@ class LayerMeasurement:
         return product
 
 
-def measure_layer(
-    activation: Tensor, pairs: int, grid: PositionGrid | None, groups: Sequence[int]
-) -> LayerMeasurement:
+def measure_layer(activation: Tensor, pairs: int, grid: PositionGrid | None, groups: Sequence[int]) -> LayerMeasurement:
     """Reduces one activation.
 
     Args:

@@ -106,7 +106,9 @@ class PairDiagnosis(LightningModule):
         self._announce("reconstruction", points["reconstruction"])
         return points
 
-    def test_step(self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0) -> PairOutput:
+    def test_step(  # type: ignore[override]
+        self, batch: PairBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> PairOutput:
         points: dict[str, Tensor] = {}
         ids = batch["id"]
         if ids:
