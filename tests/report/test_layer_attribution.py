@@ -36,7 +36,7 @@ def test_a_bump_grows_where_it_was_put_and_fades_at_the_end() -> None:
 
 def test_a_step_is_the_geometric_mean_of_the_ratios_with_its_paired_interval() -> None:
     scores = layer_scores(n=30, spread=1.0)
-    steps = told(scores, resamples=4000).steps
+    steps = told(scores, resamples=2000).steps
     assert len(steps) == 10
     step = next(step for step in steps if step.stage == "decoder.up_blocks.1")
     assert (step.from_layer, step.to_layer) == ("decoder.up_blocks.0.upsamplers.0", "decoder.up_blocks.1.upsamplers.0")
@@ -46,7 +46,7 @@ def test_a_step_is_the_geometric_mean_of_the_ratios_with_its_paired_interval() -
     # The spread common to all layers of a pair cancels: the interval is that of the layers' own noise. Student's
     # quantile for 30 pairs, shared by the ten steps from the input to the reconstruction.
     half = student.ppf(1 - 0.025 / 10, 29) * logs.std(ddof=1) / math.sqrt(30)
-    assert math.log(step.ci_hi / step.ci_lo) / 2 == pytest.approx(half, rel=0.15)
+    assert math.log(step.ci_hi / step.ci_lo) / 2 == pytest.approx(half, rel=0.08)
     assert step.n == 30
 
 
@@ -68,7 +68,7 @@ def test_where_nothing_changes_hardly_a_run_claims_a_change() -> None:
         for seed in range(40):
             result = told(layer_scores(FLAT, n=n, noise=0.8, seed=seed, masks=False, n_floor=0))
             claims += any(step.change in ("grows", "fades") for step in result.steps)
-        assert claims <= 8, n
+        assert claims <= 5, n
 
 
 def test_the_encoder_is_judged_from_input_to_latent() -> None:

@@ -11,11 +11,10 @@ from typing import Literal
 import numpy as np
 
 from layerscope.artifacts.layer_scores import LOCALISATION, FloatArray
-from layerscope.functional.bootstrap import percentile_interval
 from layerscope.report.figure_style import percent
 from layerscope.report.layer_effects import RELATIVE, LayerAnalysis, watched
 from layerscope.report.layer_names import is_first_call, stage_of
-from layerscope.report.pair_means import joint_level, pair_means, small_sample_factor, surer
+from layerscope.report.pair_means import joint_interval, pair_means, surer
 from layerscope.report.sentences import joined, short, significant
 
 NOTICE = "For research only; not for clinical use."
@@ -260,13 +259,11 @@ def _thirds(analysis: LayerAnalysis) -> list[str]:
         return [f"{head} ({figures}), without any interval.", _meaning(analysis, _THIRDS[largest], sure=False)]
     over = np.stack([_column_means(resamples[:, part]) for part in thirds], axis=1)
     open_against = []
-    level = joint_level(analysis.settings.level, len(others))
     units = min(analysis.n_units, len(analysis.scores.floor)) if by_effect else analysis.n_units
-    factor = float(small_sample_factor(units, level))
     for place in others:
-        difference = values[largest] - values[place]
-        ends = percentile_interval(over[:, largest] - over[:, place], level)[:2]
-        lo, hi = (difference + factor * (float(end) - difference) for end in ends)
+        difference, resampled = values[largest] - values[place], over[:, largest] - over[:, place]
+        ends = joint_interval(difference, resampled, units, analysis.settings.level, len(others))
+        lo, hi = (float(end) for end in ends)
         if not lo > 0:
             numbers = [number(value) for value in (difference, lo, hi)]
             open_against.append(

@@ -19,7 +19,7 @@ class LocalisationTable:
 
     mask, shifted: of the figures for the mask and for its control. difference: mask − control, paired; an interval
     above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway. As a claim
-    hangs on it, it is widened for few pairs (``pair_means.surer``).
+    hangs on it, its interval holds with few pairs too (``pair_means.joint_interval``).
     nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
     no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
     """

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
-from scipy.stats import norm, t
+from scipy.stats import t
 
 from layerscope.functional.bootstrap import percentile_interval
 from layerscope.functional.intervals import cluster_sums
@@ -59,28 +59,30 @@ def pair_means(
 
 
 def surer(means: PairMeans, level: float, comparisons: int = 1) -> PairMeans:
-    """The same means with intervals fit for a claim: all of ``comparisons`` hold together, with few pairs too.
+    """The same means with the intervals of ``joint_interval``, on which a claim may rest."""
+    lo, hi = joint_interval(means.mean, means.resampled_mean, means.units, level, comparisons)
+    return replace(means, lo=lo, hi=hi)
 
-    A percentile interval of n values is too narrow by √((n−1)/n) and takes normal quantiles for Student's (Hesterberg
-    2015, "What teachers should know about the bootstrap", The American Statistician 69): its ends are moved out by
-    both. Comparisons share the risk (Bonferroni). Without either, among nine steps of a model in which nothing changes
-    one or more were "sure" in 45 % of runs of 40 pairs and in 75 % of runs of 5; with both, in 5 to 11 %.
+
+def joint_interval(
+    value: ArrayLike, resamples: FloatArray, units: ArrayLike, level: float, comparisons: int
+) -> tuple[FloatArray, FloatArray]:
+    """value ± Student's quantile × bootstrap standard error, for several intervals that hold together.
+
+    A percentile interval of few values is too narrow by √((n−1)/n) and takes normal quantiles for Student's (Hesterberg
+    2015, "What teachers should know about the bootstrap", The American Statistician 69); this one is not, and needs no
+    tails of the resamples. ``comparisons`` share the risk (Bonferroni). In simulated runs of nine or ten steps without
+    any change, one or more percentile intervals excluded 0 in 45 % of runs of 40 pairs and in 75 % of runs of 5; of
+    these intervals in 4 to 5 % (normal values; up to 30 % with strongly skewed ones).
+
+    Args:
+        value: (...); resamples: (B, ...), NaN where undefined.
+        units: (...), independent pairs or patients; NaN comes back with fewer than two.
     """
-    joint = joint_level(level, comparisons)
-    lo, hi, _ = percentile_interval(means.resampled_mean, joint)
-    factor = small_sample_factor(means.units, joint)
-    return replace(means, lo=means.mean + factor * (lo - means.mean), hi=means.mean + factor * (hi - means.mean))
-
-
-def joint_level(level: float, comparisons: int) -> float:
-    """The level of each of several intervals that hold together at ``level`` (Bonferroni)."""
-    return 1 - (1 - level) / max(1, comparisons)
-
-
-def small_sample_factor(units: ArrayLike, level: float) -> FloatArray:
-    """How much wider than its bootstrap's an interval of so many units has to be; NaN with fewer than two."""
     units = np.asarray(units, dtype=np.float64)
-    quantile = 0.5 + level / 2
+    _, _, variance = (part[0] for part in resampled_moments(resamples, np.ones((1, len(resamples)))))
+    quantile = 0.5 + (1 - (1 - level) / max(1, comparisons)) / 2
     with np.errstate(divide="ignore", invalid="ignore"):
-        factor = t.ppf(quantile, units - 1) / norm.ppf(quantile) * np.sqrt(units / (units - 1))
-    return np.asarray(np.where(units < 2, np.nan, factor))
+        half = t.ppf(quantile, units - 1) * np.sqrt(variance * units / (units - 1))
+    half = np.where(units < 2, np.nan, half)
+    return np.asarray(value - half), np.asarray(value + half)
