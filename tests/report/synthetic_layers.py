@@ -71,6 +71,7 @@ def layer_scores(
         linear_cka=1 - size**2 * 2,
         cka_groups=n // 4,
         floor=floor,
+        floor_id=[f"healthy {k:02d} | healthy {k + 1:02d}" for k in range(n_floor)],
         floor_kind="negatives" if n_floor else "none",
         localisation=own if masks else np.full((n, layers, 5), np.nan),
         control=control if masks else np.full((n, layers, 5), np.nan),

@@ -32,8 +32,8 @@ class LayerScores:
     values: (N, L, 5), see ``DIFFERENCES``; sqnr_db is infinite where a pair is identical; NaN rows were skipped.
     pooled: (L, 5), the same formulas on energies summed over pairs; rms and l2 too.
     linear_cka: (L,), NaN where it was not measured. cka_groups: groups of pairs behind it.
-    floor: (K, L, 5), the same of pairs without a finding; K is 0 without a floor. floor_kind: what they are:
-        "negatives", "same_image" or "none".
+    floor: (K, L, 5), the same of pairs without a finding; K is 0 without a floor. floor_id: K names. floor_kind: what
+        they are: "negatives", "same_image" or "none".
     localisation, control: (N, L, 5), see ``LOCALISATION``, for the mask and for shifted masks; NaN where undefined.
     mask_fraction: (N,), share of the image; NaN where a pair has no mask.
     skipped: (id, reason) of pairs that were not measured; their rows in ``values`` are NaN.
@@ -49,6 +49,7 @@ class LayerScores:
     linear_cka: FloatArray
     cka_groups: int
     floor: FloatArray
+    floor_id: list[str]
     floor_kind: str
     localisation: FloatArray
     control: FloatArray

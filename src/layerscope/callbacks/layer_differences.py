@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import numpy as np
@@ -54,7 +53,7 @@ class LayerDifferences(Callback):
         loaders = _loaders(trainer)
         self._task = task
         self._ids: list[str] = list(cast(Any, loaders[0].dataset).ids)
-        self._floor_rows = len(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else 0
+        self._floor_ids: list[str] = list(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else []
         self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
         self._layers: list[str] = []
         self._shapes: list[tuple[int, ...]] = []
@@ -101,26 +100,26 @@ class LayerDifferences(Callback):
         self._detach()
         known = gather_objects(trainer, (self._layers, self._shapes))
         self._layers, self._shapes = next((one for one in known if one[0]), ([], []))
-        skipped = sorted(
-            {
-                (skip.id, skip.reason)
-                for part in gather_objects(trainer, self._skipped)
-                for skip in [*part["pair"], *part["floor"]]
-            }
-        )
+        skipped = {
+            role: sorted({(skip.id, skip.reason) for part in gather_objects(trainer, mine) for skip in part})
+            for role, mine in self._skipped.items()
+        }
         if not self._layers:
-            raise DataError(
-                f"None of the {len(self._ids)} pairs could be measured. The first reason: {skipped[0][0]}: {skipped[0][1]}"
-            )
+            name, reason = skipped["pair"][0]
+            raise DataError(f"None of the {len(self._ids)} pairs could be measured. The first reason: {name}: {reason}")
         pairs = self._collected("pair")
-        floor = self._collected("floor") if self._floor_rows else None
+        floor = (
+            self._collected("floor")["values"]
+            if self._floor_ids
+            else np.zeros((0, len(self._layers), len(DIFFERENCES)))
+        )
+        in_floor = ~np.isnan(floor[:, 0, 0])
         cka = self._cka_state().compute()
         self.not_measured = [{"what": f"layer {name}", "reason": reason} for name, reason in self._unmeasured.items()]
+        self.not_measured += [{"what": f"floor pair {name}", "reason": reason} for name, reason in skipped["floor"]]
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         patients = data.evaluated_groups()
-        energies = np.nan_to_num(pairs["energies"]).sum(axis=0)
-        measured = int(np.isfinite(pairs["energies"][:, 0, 0]).sum())
         self.scores = LayerScores(
             id=[self._ids[row] for row in order],
             group=None if patients is None else [patients[row] for row in order],
@@ -128,17 +127,16 @@ class LayerDifferences(Callback):
             shape=self._shapes,
             module=["" if name in POINTS else self._modules[name.partition(":")[0]] for name in self._layers],
             values=pairs["values"][order],
-            pooled=self._pooled(energies, measured),
+            pooled=_pooled(pairs["energies"], pairs["elements"]),
             linear_cka=cka.value,
             cka_groups=cka.groups,
-            floor=np.zeros((0, len(self._layers), len(DIFFERENCES)))
-            if floor is None
-            else _without_skipped(floor["values"]),
-            floor_kind="none" if floor is None else data.describe()["noise_floor"],
+            floor=floor[in_floor],
+            floor_id=[name for name, measured in zip(self._floor_ids, in_floor) if measured],
+            floor_kind=data.describe()["noise_floor"],
             localisation=pairs["localisation"][order],
             control=pairs["control"][order],
             mask_fraction=pairs["mask_fraction"][order],
-            skipped=skipped,
+            skipped=skipped["pair"],
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -185,7 +183,11 @@ class LayerDifferences(Callback):
         self.values = torch.stack([differences[name] for name in DIFFERENCES], dim=-1)
         columns = {"values": self.values}
         if output.role == "pair":
-            columns |= {"energies": energies, **self._localised(output)}
+            columns |= {
+                "energies": energies,
+                "elements": elements.expand(len(output.id), -1),
+                **self._localised(output),
+            }
             if self._groups:
                 sums = torch.stack([cast(Tensor, seen.hsic) for seen in self.seen.values()])
                 self._cka_state().update(sums, len(self._groups))
@@ -226,14 +228,17 @@ class LayerDifferences(Callback):
             columns: dict[str, tuple[int, ...]] = {"values": (layers, len(DIFFERENCES))}
             if role == "pair":
                 places = (layers, len(LOCALISATION))
-                columns |= {"energies": (layers, 3), "localisation": places, "control": places, "mask_fraction": ()}
-            rows = len(self._ids) if role == "pair" else self._floor_rows
+                columns |= {"energies": (layers, 3), "elements": (layers,), "mask_fraction": ()}
+                columns |= {"localisation": places, "control": places}
+            rows = len(self._ids if role == "pair" else self._floor_ids)
             self._tables[role] = IndexedTable(rows, columns).to(self._task.device)
         return self._tables[role]
 
     def _cka_state(self) -> LinearCKA:
         if self._cka is None:
             self._cka = LinearCKA(len(self._layers)).to(self._task.device)
+            # torchmetrics warns of a state that was never updated, which one without whole groups is not.
+            self._cka.update(torch.zeros(len(self._layers), 3, device=self._task.device), 0)
         return self._cka
 
     def _collected(self, role: PairRole) -> dict[str, FloatArray]:
@@ -245,13 +250,11 @@ class LayerDifferences(Callback):
                 for name in table.column_names
             }
             table.update(torch.tensor(rows), empty)
-        return {name: column.double().cpu().numpy() for name, column in table.compute().items()}
-
-    def _pooled(self, energies: FloatArray, pairs: int) -> FloatArray:
-        """(L, 5) from energies summed over pairs (L, 3)."""
-        elements = torch.tensor([pairs * math.prod(shape) for shape in self._shapes])
-        pooled = layer_differences(torch.from_numpy(energies), elements)
-        return np.stack([pooled[name].numpy() for name in DIFFERENCES], axis=-1)
+        # torchmetrics takes the axes away from a column of one number.
+        return {
+            name: column.double().cpu().numpy().reshape(getattr(table, f"column_{name}").shape)
+            for name, column in table.compute().items()
+        }
 
     def _detach(self) -> None:
         if self._probe is None:
@@ -294,5 +297,8 @@ def _whole_groups(index: Tensor) -> list[int]:
     ]
 
 
-def _without_skipped(values: FloatArray) -> FloatArray:
-    return values[~np.isnan(values[:, 0, 0])]
+def _pooled(energies: FloatArray, elements: FloatArray) -> FloatArray:
+    """(L, 5) from energies (N, L, 3) and elements (N, L) summed over pairs; skipped ones are NaN."""
+    total = torch.from_numpy(np.nansum(energies, axis=0))
+    pooled = layer_differences(total, torch.from_numpy(np.nansum(elements, axis=0)))
+    return np.stack([pooled[name].numpy() for name in DIFFERENCES], axis=-1)

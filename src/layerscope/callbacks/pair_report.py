@@ -36,8 +36,8 @@ class PairReport(Callback):
     Args:
         method: which differences are drawn, printed and written for each pair: ``l2`` (and its size-free forms),
             ``cosine`` or ``both``. The tables always hold all.
-        rank_by: what layers are ranked by: ``effect`` (standardised, of relative_l2, against the noise floor) or the mean
-            of a size-free metric.
+        rank_by: what layers are ranked by: ``effect`` (standardised, of relative_l2, against the noise floor) or the
+            mean of a size-free metric.
         level: confidence level of every interval.
         n_bootstrap: resamples behind the intervals.
         seed: of the resampling.

@@ -18,13 +18,16 @@ WEIGHT_SUFFIXES = (".safetensors", ".ckpt", ".pt", ".pth", ".bin")
 
 
 def looks_local(source: str) -> bool:
-    """A hub id is ``name`` or ``owner/name``; a path is anything else, or begins with a folder that exists here."""
+    """A hub id is ``name`` or ``owner/name``; a path is anything else, or begins with a folder that exists here.
+
+    ``checkpoints`` and ``outputs`` are folders of ours, be they there or not.
+    """
     parts = Path(source).parts
     return (
         source.startswith((".", "/", "~"))
         or len(parts) > 2
         or source.endswith(WEIGHT_SUFFIXES)
-        or (len(parts) == 2 and Path(parts[0]).is_dir())
+        or (len(parts) == 2 and (parts[0] in ("checkpoints", "outputs") or Path(parts[0]).is_dir()))
     )
 
 

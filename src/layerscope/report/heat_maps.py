@@ -70,11 +70,18 @@ def heat_map_overlay(image: Picture, distance: NDArray[np.floating], mask: Mask 
     return _outlined(_blended(grey, share), mask)
 
 
-def heat_map_sheet(id: str, positive: Picture, negative: Picture, mask: Mask | None, maps: Sequence[HeatMap]) -> Figure:
+def heat_map_sheet(
+    id: str,
+    positive: Picture,
+    negative: Picture,
+    mask: Mask | None,
+    maps: Sequence[HeatMap],
+    shown: str = "‖A − B‖₂ over channels, bilinear to the image",
+) -> Figure:
     """A contact sheet of one pair: its two images, then every layer's heat map over the positive image.
 
     Every layer has its own scale, 0 to the number over its tile, since layers of different size do not share one.
-    positive, negative: uint8 (H, W, 3). mask: bool (H, W) or None.
+    positive, negative: uint8 (H, W, 3). mask: bool (H, W) or None. shown: what the maps are.
     """
     height, width = positive.shape[:2]
     size = (max(1, round(height * _TILE / max(height, width))), max(1, round(width * _TILE / max(height, width))))
@@ -109,7 +116,7 @@ def heat_map_sheet(id: str, positive: Picture, negative: Picture, mask: Mask | N
             write(left, top - 8 - above * _LINE, text, 6.0, color=colour, va="bottom")
     _scale_bar(figure, full_width, full_height)
     outline = "; cyan: lesion mask" if small is not None and small.any() else ""
-    note = f"‖A − B‖₂ over channels, bilinear to the image; each layer has its own scale, given over it{outline}."
+    note = f"{shown}; each layer has its own scale, given over it{outline}."
     write(_EDGE + 1.6 * _TILE, full_height - 0.6 * _FOOT, note, 6.5, color=GREY, va="center")
     if any(math.isfinite(one.auroc) for one in maps):
         control = "AUROC: pixels of the mask against the others; in brackets, for shifted masks."

@@ -13,6 +13,7 @@ from layerscope.report.attribution import NOTICE, Attribution, attribute
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, watched
 from layerscope.report.layer_localisation import exclusion
 from layerscope.report.pair_means import PairMeans
+from layerscope.types import CKA_GROUP
 
 _JSON_NAMES = {"l2": "l2_value", "cosine_dissimilarity": "cosine_value"}
 _LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "cosine": ("l2",), "both": ()}
@@ -78,7 +79,7 @@ def aggregated_json(analysis: LayerAnalysis) -> dict[str, Any]:
 
 
 def pair_rows(scores: LayerScores) -> Iterator[dict[str, Any]]:
-    """Rows of pairs.csv: one value of one metric of one layer of one pair, then of the floor's pairs (``floor_0``).
+    """Rows of pairs.csv: one value of one metric of one layer of one pair, then of the floor's pairs.
 
     A skipped pair is one row without layer and value whose flag gives the reason.
     """
@@ -86,8 +87,8 @@ def pair_rows(scores: LayerScores) -> Iterator[dict[str, Any]]:
     for name, values in zip(scores.id, scores.values):
         if name not in reasons:
             yield from _value_rows(scores, name, "pair", values)
-    for k, values in enumerate(scores.floor):
-        yield from _value_rows(scores, f"floor_{k}", "floor", values)
+    for name, values in zip(scores.floor_id, scores.floor):
+        yield from _value_rows(scores, name, "floor", values)
     for name, reason in reasons.items():
         yield {"id": name, "role": "pair", "layer": "", "metric": "", "value": np.nan, "flag": f"skipped: {reason}"}
 
@@ -238,7 +239,8 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
         missing.append({"what": "clustered intervals", "reason": reason})
     if not np.isfinite(scores.linear_cka).any():
         reason = (
-            "there are no whole groups of at least four pairs"
+            f"no batch holds a whole group of {CKA_GROUP} pairs: that takes as many pairs, and a "
+            f"data.init_args.batch_size that is a multiple of {CKA_GROUP}"
             if not scores.cka_groups
             else "no layer varies over pairs"
         )
