@@ -11,6 +11,10 @@ from layerscope.data.images import image_size_in_file
 from layerscope.errors import DataError
 
 
+ONE_PAIR = "one pair"
+"""The layout of a single pair, whose result needs no folders."""
+
+
 @dataclass(frozen=True)
 class PairRecord:
     """The files of one pair, and its group (patient; "" for none).
