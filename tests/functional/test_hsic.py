@@ -31,8 +31,8 @@ def hsic_of_definition(k: NDArray[np.float64], l: NDArray[np.float64]) -> float:
 
 
 def test_hsic_is_the_definition_on_the_full_matrix() -> None:
-    x, y = two_sides(12)
-    raw = [(side.flatten(1).double() @ side.flatten(1).double().T).numpy() for side in (x, y)]
+    x, y = (side.double() for side in two_sides(12))
+    raw = [(side.flatten(1) @ side.flatten(1).T).numpy() for side in (x, y)]
     found = unbiased_hsic(centred_gram(x), centred_gram(y))
     assert found.dtype == torch.float64
     # The definition on matrices that are not centred: a common shift changes nothing.

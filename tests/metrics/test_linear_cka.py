@@ -41,7 +41,7 @@ def starts(n: int, group: int) -> list[int]:
 
 def test_one_group_of_all_is_the_definition(sides: tuple[Tensor, Tensor]) -> None:
     metric = LinearCKA(2)
-    x, y = sides
+    x, y = (side.double() for side in sides)
     metric.update(torch.stack([LinearCKA.group_hsic(x, y, [0], N), LinearCKA.group_hsic(x, x, [0], N)]), 1)
     found = metric.compute()
     assert found.groups == 1

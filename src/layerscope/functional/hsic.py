@@ -17,19 +17,22 @@ def centred_gram(x: Tensor) -> Tensor:
     """Inner products ⟨x_i − x̄, x_j − x̄⟩ of n samples (n, ...), float64 (n, n) (float32 on MPS).
 
     ``unbiased_hsic`` does not change when all samples move by one vector, for that adds f_i + f_j to the matrix; the
-    digits lost to a common mean do change. The tensor is read in blocks as it lies in memory, contiguous or channels
-    last, and each block is made float64: that is never rounded to TF32 nor autocast, whatever is switched on.
+    digits lost to a common mean do change. So differences to the first sample are multiplied, one sample less to read
+    and convert, and the small matrix is centred afterwards, which is the same. The tensor is read in blocks as it lies
+    in memory, contiguous or channels last, and each block of differences is made float64: that is never rounded to TF32
+    nor autocast, whatever is switched on.
     """
     order = memory_order(x)
     x = x.detach().permute(order)
     dtype = sum_dtype(x.device)
+    single = torch.promote_types(x.dtype, torch.float32)
     gram = torch.zeros(len(x), len(x), dtype=dtype, device=x.device)
-    samples = (slice(0, len(x)),)
     for cut in blocks(x.shape[1:], max(1, block_size(x.device) // max(1, 2 * len(x)))):
-        block = x[samples + cut].to(dtype).reshape(len(x), -1)
-        block = block - block.mean(dim=0)
-        gram += block @ block.T
-    return gram
+        first, others = (x[samples + cut].to(single) for samples in ((slice(0, 1),), (slice(1, len(x)),)))
+        away = (others - first).to(dtype).reshape(len(x) - 1, -1)
+        gram[1:, 1:] += away @ away.T
+    rows = gram.mean(dim=0, keepdim=True)
+    return gram - rows - rows.T + rows.mean()
 
 
 def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the field's letters
