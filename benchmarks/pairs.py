@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-BATCH = 2
+BATCH = 4
 
 
 def main(widths: tuple[int, ...] = (32, 128), size: int = 256, pairs: int = 8) -> None:

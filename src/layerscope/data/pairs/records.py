@@ -10,7 +10,6 @@ from layerscope.data.hashing import rows_by_hash
 from layerscope.data.images import image_size_in_file
 from layerscope.errors import DataError
 
-
 ONE_PAIR = "one pair"
 """The layout of a single pair, whose result needs no folders."""
 
