@@ -73,7 +73,7 @@ class PairReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         task: Any = pl_module
         about = data.describe()
-        single = about["layout"] == "single"
+        single = about["layout"] == "one pair"
         figures = {} if single else self._figures(analysis)
         headline = summary_of(analysis, attribution)
         summary = {
