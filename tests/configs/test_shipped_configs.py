@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from original_layout import as_original, inference_yaml, tiny_original, write
 from small_architectures import SMALL_KL
 
 from layerscope.artifacts import Thresholds, read_csv, read_history, read_summary
+from layerscope.artifacts.layer_scores import POINTS
 from layerscope.cli import main
 from layerscope.cli.lightning import shipped
 from layerscope.data.hashing import weights_hash
@@ -26,17 +28,24 @@ from layerscope.data.phantom.write import write_phantom
 from layerscope.data.schema import load_label_schema
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.teachers import TimmTeacher
+from layerscope.models.transformers_backbone import TransformersBackbone
 
 CONFIGS = shipped("configs")
 # What each folder's configurations are for.
 VERBS = {"classifier/train": "fit", "classifier/eval": "test", "vae/train": "fit", "vae/diagnostic": "test"}
-VERBS |= {"vae/reconstruct": "predict"}
+VERBS |= {"vae/reconstruct": "predict", "pairs": "test"}
 NO_RUNS = ("labels", "vae/architectures")
 
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 RUNS = [path for path in ALL if str(path.parent) not in NO_RUNS]
 LABELS = [path for path in ALL if str(path.parent) == "labels"]
 STEPS = 2
+PAIRS = 8
+TINY_CLIP = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "hidden_size": 16}
+TINY_CLIP |= {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8}
+# What the layers that each configuration of pairs watches are called.
+WATCHED = {"timm.yaml": r"blocks\.\d+", "transformers.yaml": r"(vision_model\.)?encoder\.layers\.\d+"}
+WATCHED |= {"phantom.yaml": r"(encoder|decoder)\..+"}
 
 
 @dataclass(frozen=True)
@@ -99,6 +108,40 @@ class StandIns:
         path.write_text(json.dumps(Thresholds(labels, 0.0, 0.5, (0.0,) * 5, (0.5,) * 5, "val", "another").as_json()))
         return path
 
+    @property
+    def pairs(self) -> Path:
+        """Folders positive, negative and masks."""
+        path = self.folder / "pairs"
+        return path if path.exists() else write_phantom(path, "pairs", n=PAIRS, size=32, seed=3)
+
+    @property
+    def masked(self) -> Path:
+        """The same images with masks beside them, named as BUSI names them."""
+        path = self.folder / "busi"
+        if not path.exists():
+            (path / "benign").mkdir(parents=True)
+            for number, image in enumerate(sorted((self.pairs / "positive").iterdir()), start=1):
+                shutil.copy(image, path / "benign" / f"benign ({number}).png")
+                shutil.copy(self.pairs / "masks" / image.name, path / "benign" / f"benign ({number})_mask.png")
+        return path
+
+    @property
+    def clip(self) -> Path:
+        """A transformers folder of a vision tower with random weights."""
+        path = self.folder / "clip"
+        if not path.exists():
+            TransformersBackbone(config=TINY_CLIP, seed=0).model.save_pretrained(path)  # type: ignore[operator]
+            processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}
+            (path / "preprocessor_config.json").write_text(json.dumps(processor))
+        return path
+
+    @property
+    def pair(self) -> dict[str, Path]:
+        """The files of one pair, by the options that name them."""
+        name = sorted(file.name for file in (self.pairs / "positive").iterdir())[-1]
+        folders = {"img1": "positive", "img2": "negative", "mask": "masks"}
+        return {option: self.pairs / folder / name for option, folder in folders.items()}
+
 
 @pytest.fixture(scope="module")
 def stand_ins(tmp_path_factory: pytest.TempPathFactory) -> StandIns:
@@ -152,6 +195,35 @@ def overrides(config: dict[str, Any], verb: str, local: StandIns) -> Iterator[st
         yield f"--model.init_args.thresholds.file={local.thresholds}"
 
 
+def pair_overrides(config: dict[str, Any], local: StandIns) -> Iterator[str]:
+    """Few pairs and pictures, and a model without weights; all else stays as configured."""
+    subject = config["model"]["init_args"]["subject"]["init_args"]
+    yield from ("--trainer.accelerator=cpu", "--trainer.devices=1")
+    callbacks = [
+        callback | ({"init_args": {"first": 1, "top": 1}} if callback["class_path"].endswith(".PairPictures") else {})
+        for callback in config["trainer"]["callbacks"]
+    ]
+    yield f"--trainer.callbacks={json.dumps(callbacks)}"
+    data = config["data"]["init_args"]
+    wanted: dict[str, Any] = {"num_workers": 0} if "num_workers" in data else {}
+    match config["data"]["class_path"].rpartition(".")[2]:
+        case "ImagePair":
+            wanted |= local.pair
+        case "MaskedImages":
+            wanted["root"] = local.masked
+        case _:
+            wanted["root"] = local.pairs
+    wanted |= {"batch_size": 4} if "batch_size" in data else {}
+    wanted |= {"image_size": 32} if data["image_size"] else {}
+    yield from (f"--data.init_args.{key}={value}" for key, value in wanted.items())
+    stand_in: dict[str, Any] = {"source": local.vae}
+    if "name" in subject:
+        stand_in = {"name": "test_vit", "pretrained": "false"}
+    elif "clip" in subject["source"]:
+        stand_in = {"source": local.clip}
+    yield from (f"--model.init_args.subject.init_args.{key}={value}" for key, value in stand_in.items())
+
+
 def test_every_configuration_has_a_purpose() -> None:
     assert RUNS
     assert {str(path.parent) for path in RUNS} <= set(VERBS)
@@ -175,7 +247,8 @@ def test_it_parses_as_shipped(path: Path, capsys: pytest.CaptureFixture[str], tm
 def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config, verb = yaml.safe_load((CONFIGS / path).read_text()), VERBS[str(path.parent)]
-    arguments = list(overrides(config, verb, stand_ins))
+    chosen = pair_overrides(config, stand_ins) if path.parts[0] == "pairs" else overrides(config, verb, stand_ins)
+    arguments = list(chosen)
     assert main([verb, "--debug", "--allow-import=stand_ins", "--config", f"configs/{path}", *arguments]) == 0
     run = tmp_path / config["output_root"] / config["experiment_name"]
     summary = read_summary(run)
@@ -201,6 +274,98 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             assert all((run / row["file"]).is_file() for row in rows)
         case "vae/train":
             check_trained_vae(run, config, stand_ins)
+        case "pairs" if path.name == "single.yaml":
+            check_pair_files(run, autoencoder=True)
+            assert not {"pairs", "aggregated_results.json"} & {file.name for file in run.iterdir()}
+            assert (summary["counts"]["pairs"], summary["counts"]["floor_kind"]) == (1, "same_image")
+            check_watched_layers(run, path.name)
+        case "pairs":
+            check_pair_folder(run, path.name, config)
+
+
+def check_pair_files(folder: Path, autoencoder: bool) -> None:
+    """What is written for one pair."""
+    differences = json.loads((folder / "layer_differences.json").read_text())
+    for layer in differences.values():
+        assert layer.keys() >= {"l2_value", "cosine_value", "relative_l2", "sqnr_db", "shape", "auroc"}
+        assert layer["l2_value"] > 0
+    assert (folder / "layer_differences_plot.png").is_file()
+    assert (folder / "reconstructed_images.png").is_file() == autoencoder
+    maps = sorted(file.name for file in (folder / "heatmaps").iterdir())
+    located = [name for name, layer in differences.items() if layer["auroc"] is not None]
+    assert maps == [*(f"{place:02d}_{name}.png" for place, name in enumerate(located)), "all_layers.png"]
+
+
+def check_watched_layers(run: Path, name: str) -> list[str]:
+    """The layers of pairs.csv are as many as the summary says and those that the configuration means."""
+    layers = list(dict.fromkeys(row["layer"] for row in read_csv(run / "pairs.csv")))
+    watched = [layer for layer in layers if layer not in POINTS]
+    assert len(watched) == read_summary(run)["counts"]["layers"] > 1
+    assert all(re.fullmatch(WATCHED.get(name, r"decoder\..+"), layer) for layer in watched)
+    if name not in ("timm.yaml", "transformers.yaml"):
+        assert {"input", "latent", "decoder.conv_in", "decoder.conv_out", "reconstruction"} <= set(layers)
+    assert ("encoder.conv_in" in watched) == (name == "phantom.yaml")
+    return layers
+
+
+def check_pair_folder(run: Path, name: str, config: dict[str, Any]) -> None:
+    """What a configuration of a folder of pairs promises."""
+    summary, layers = read_summary(run), check_watched_layers(run, name)
+    data = config["data"]["init_args"]
+    counts = {"pairs": PAIRS, "skipped": 0, "floor_pairs": PAIRS // 2, "floor_kind": "negatives"}
+    counts |= {"localised_pairs": PAIRS, "cka_groups": PAIRS // 4}
+    assert summary["counts"] | counts == summary["counts"]
+    assert (summary["data"]["fill"], summary["data"]["masks"]) == (data.get("fill"), PAIRS)
+    assert summary["ranking"]["metric"] == "relative_l2"
+    assert summary["ranking"]["statistic"] == "effect"
+    results = json.loads((run / "aggregated_results.json").read_text())
+    assert list(results) == layers
+    for layer_name, layer in results.items():
+        assert layer["linear_cka"] is not None
+        assert layer["relative_l2"]["n"] == PAIRS
+        assert layer["localisation"]["auroc"]["n"] == PAIRS or layer_name in POINTS
+        assert layer["relative_l2"]["ci_lo"] <= layer["relative_l2"]["mean"] <= layer["relative_l2"]["ci_hi"]
+        assert layer["relative_l2"]["effect"] is not None
+    assert len(read_csv(run / "localisation.csv")) == PAIRS * len(layers)
+    files = ["aggregated_differences.png", "figures/localisation.png", "figures/mean_heat_maps.png"]
+    assert all((run / file).is_file() for file in [*files, "mean_heat_maps.npz"])
+    assert any((run / "tensorboard").iterdir())
+    pictured = list((run / "pairs").iterdir())
+    assert len(pictured) in (1, 2)
+    for folder in pictured:
+        check_pair_files(folder, autoencoder=name not in ("timm.yaml", "transformers.yaml"))
+
+
+def test_the_verb_pair_is_a_short_form(stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of ``test`` with the configuration of a single pair, to the last digit."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((CONFIGS / "pairs/single.yaml").read_text())
+    long = list(pair_overrides(config, stand_ins))
+    assert main(["test", "--debug", "--config", "configs/pairs/single.yaml", *long]) == 0
+    files = [f"--{option}={file}" for option, file in stand_ins.pair.items()]
+    chosen = [f"--vae={stand_ins.vae}", "--image_size=32", "--device=cpu", "--output=elsewhere"]
+    assert main(["pair", "--debug", *files, *chosen]) == 0
+    [short] = (tmp_path / "elsewhere/single").iterdir()
+    assert short.name == stand_ins.pair["img1"].stem
+    check_pair_files(short, autoencoder=True)
+    for file in ("layer_differences.json", "pairs.csv", "localisation.csv"):
+        assert (short / file).read_bytes() == (tmp_path / "outputs/single/pair" / file).read_bytes()
+
+
+@pytest.mark.parametrize("path", [path for path in ALL if str(path.parent) == "pairs"], ids=str)
+def test_layers_of_pair_configurations_can_be_listed(
+    path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without any image."""
+    monkeypatch.chdir(tmp_path)
+    config = yaml.safe_load((CONFIGS / path).read_text())
+    model = [argument for argument in pair_overrides(config, stand_ins) if argument.startswith("--model")]
+    assert main(["layers", "--config", f"configs/{path}", *model]) == 0
+    *lines, foot = capsys.readouterr().out.splitlines()
+    marked = [line.split()[1] for line in lines if line.startswith("*")]
+    assert marked
+    assert f"{len(marked)} are watched" in foot
+    assert all(re.fullmatch(WATCHED.get(path.name, r"decoder\..+"), layer) for layer in marked)
 
 
 def check_trained_vae(run: Path, config: dict[str, Any], local: StandIns) -> None:

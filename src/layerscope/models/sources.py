@@ -82,9 +82,9 @@ def load_pretrained(source: str, subfolder: str | None) -> nn.Module:
         _check_folder(folder, subfolder)
     elif looks_local(source):
         raise ConfigurationError(
-            f"The autoencoder's source {source} does not exist (relative to {Path.cwd()}). Give a diffusers folder "
-            f"with {CONFIG_NAME}, a single file ({', '.join(WEIGHT_SUFFIXES)}) or a hub id; checkpoints/README.md "
-            "tells where known VAEs go."
+            f"The autoencoder's source {source} does not exist (relative to {Path.cwd()}). Give as source "
+            f"(--vae of `layerscope pair`) a diffusers folder with {CONFIG_NAME}, a single file "
+            f"({', '.join(WEIGHT_SUFFIXES)}) or a hub id; checkpoints/README.md tells where known VAEs go."
         )
     where = f"{place}/{subfolder}" if subfolder else place
     extra: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}

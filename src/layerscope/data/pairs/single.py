@@ -65,7 +65,8 @@ class ImagePair(PairDataModule):
         for name, file in (("img1", img1), ("img2", img2), ("mask", mask)):
             if file is not None and not Path(file).is_file():
                 raise DataError(
-                    f"data.init_args.{name} is {file}, which is no file (seen from {Path.cwd()}). Correct the path."
+                    f"data.init_args.{name} is {file}, which is no file (seen from {Path.cwd()}). Correct the path "
+                    f"(--{name} of `layerscope pair`)."
                 )
         identifier = Path(img1).stem
         check_id(identifier, str(img1))
