@@ -28,7 +28,8 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def stored(architecture: dict[str, Any], layers: list[str], image: Tensor) -> dict[str, Tensor]:
     """The straightforward script: every activation of an image, kept."""
-    model = DiffusersAutoencoder(architecture=architecture, seed=0).eval().model
+    # Frozen, as under diagnosis: with weights that could learn, attention takes another kernel and rounds otherwise.
+    model = DiffusersAutoencoder(architecture=architecture, seed=0).eval().requires_grad_(False).model
     kept: dict[str, Tensor] = {}
     for name in layers:
         model.get_submodule(name).register_forward_hook(
