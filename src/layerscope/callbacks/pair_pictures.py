@@ -63,7 +63,7 @@ class PairPictures(Callback):
         self._folder: Path | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measuring = measuring_callback(trainer)
+        self._measuring = measuring_callback(trainer, self)
         place = ""
         if trainer.is_global_zero:
             directory = run_folder(trainer).directory
@@ -161,11 +161,17 @@ class PairPictures(Callback):
             self._folder = None
 
 
-def measuring_callback(trainer: Trainer) -> LayerDifferences:
-    """The trainer's LayerDifferences."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+def measuring_callback(trainer: Trainer, reader: Callback | None = None) -> LayerDifferences:
+    """The trainer's LayerDifferences; it must stand before ``reader``, which reads it batch by batch."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
         if isinstance(callback, LayerDifferences):
-            return callback
+            if reader is None or callbacks.index(callback) < callbacks.index(reader):
+                return callback
+            raise ConfigurationError(
+                f"{type(reader).__name__} stands before LayerDifferences among the trainer's callbacks, and would read "
+                "what was measured of the batch before. Put LayerDifferences first, as configs/pairs/folder.yaml does."
+            )
     raise ConfigurationError(
         "Nothing measures the layers: put layerscope.callbacks.layer_differences.LayerDifferences first among the "
         "trainer's callbacks, as configs/pairs/folder.yaml does."

@@ -17,6 +17,7 @@ from layerscope.callbacks.pair_pictures import KeptPair, PairPictures, measuring
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
+from layerscope.data.pairs.records import ONE_PAIR
 from layerscope.errors import ConfigurationError
 from layerscope.report.attribution import attribute
 from layerscope.report.figure_style import png
@@ -73,7 +74,7 @@ class PairReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         task: Any = pl_module
         about = data.describe()
-        single = about["layout"] == "single"
+        single = about["layout"] == ONE_PAIR
         figures = {} if single else self._figures(analysis)
         headline = summary_of(analysis, attribution)
         summary = {

@@ -10,6 +10,9 @@ from layerscope.data.hashing import rows_by_hash
 from layerscope.data.images import image_size_in_file
 from layerscope.errors import DataError
 
+ONE_PAIR = "one pair"
+"""The layout of two images that were named one by one."""
+
 
 @dataclass(frozen=True)
 class PairRecord:

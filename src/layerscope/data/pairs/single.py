@@ -7,7 +7,7 @@ from typing import Literal
 
 from layerscope.data.images import Fit, ResizeFilter
 from layerscope.data.pairs.datamodule import PairDataModule
-from layerscope.data.pairs.records import PairRecord, PairRecords
+from layerscope.data.pairs.records import ONE_PAIR, PairRecord, PairRecords
 from layerscope.data.records import check_id
 from layerscope.errors import DataError
 
@@ -70,4 +70,4 @@ class ImagePair(PairDataModule):
         identifier = Path(img1).stem
         check_id(identifier, str(img1))
         masks = () if mask is None else (Path(mask),)
-        self._take(PairRecords((PairRecord(identifier, Path(img1), Path(img2), masks),), "one pair"))
+        self._take(PairRecords((PairRecord(identifier, Path(img1), Path(img2), masks),), ONE_PAIR))
