@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,11 +12,12 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, FloatArray, LayerScores
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, FloatArray, LayerScores, Shape
 from layerscope.callbacks.gather import gather_objects
 from layerscope.errors import ConfigurationError, DataError, NumericalError, listed
 from layerscope.functional.layer_differences import layer_differences
 from layerscope.functional.localisation import localisation_with_control, mask_pixels
+from layerscope.functional.positions import default_grid
 from layerscope.metrics.layer_measurement import LayerMeasurement, measure_layer
 from layerscope.metrics.linear_cka import LinearCKA
 from layerscope.metrics.table import IndexedTable
@@ -60,7 +62,7 @@ class LayerDifferences(Callback):
         self._floor_ids: list[str] = list(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else []
         self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
         self._layers: list[str] = []
-        self._shapes: list[tuple[int, ...]] = []
+        self._shapes: list[Shape] = []
         self._tables: dict[str, IndexedTable] = {}
         self._cka: LinearCKA | None = None
         self._skipped: dict[PairRole, list[SkippedPair]] = {"pair": [], "floor": []}
@@ -108,11 +110,11 @@ class LayerDifferences(Callback):
         """Brings the processes' shares together."""
         self._detach()
         known = gather_objects(trainer, (self._layers, self._shapes, self._unmeasured))
-        layers, shapes = next((one[:2] for one in known if one[0]), ([], []))
-        for others, _, unmeasured in known:
-            self._check_same(layers, others or layers)
+        self._layers, self._shapes = next((one[:2] for one in known if one[0]), ([], []))
+        for layers, shapes, unmeasured in known:
+            self._check_same(self._layers, layers or self._layers)
+            self._shapes = _common_shapes(self._shapes, shapes or self._shapes)
             self._unmeasured |= unmeasured
-        self._layers, self._shapes = layers, shapes
         skipped = {
             role: sorted({(skip.id, skip.reason) for part in gather_objects(trainer, mine) for skip in part})
             for role, mine in self._skipped.items()
@@ -167,9 +169,13 @@ class LayerDifferences(Callback):
             self._rows_of_one[name] = rows
             return
         if not rows or rows % (2 * self._pairs) or rows == self._rows_of_one.get(name):
-            self._unmeasured[name] = f"the first dimension of its output {tuple(activation.shape)} is not that of images"
+            self._unmeasured[name] = (
+                f"the first dimension of its output {tuple(activation.shape)} is not that of images"
+            )
             return
-        grid = self._task.position_grid(tuple(activation.shape), self._image_size)
+        shape = tuple(activation.shape)
+        # A point is of the whole image, also where layers see tiles of it.
+        grid = default_grid(shape) if name in POINTS else self._task.position_grid(shape, self._image_size)
         self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups)
 
     def _reduce_point(self, name: str, activation: Tensor) -> None:
@@ -191,15 +197,17 @@ class LayerDifferences(Callback):
             self._probe.take(require_all=False)
 
     def _check_layers(self) -> None:
-        names = list(self.seen)
+        names, shapes = list(self.seen), [seen.shape for seen in self.seen.values()]
         if not self._layers:
-            self._layers, self._shapes = names, [seen.shape for seen in self.seen.values()]
+            self._layers, self._shapes = names, list(shapes)
         self._check_same(self._layers, names)
+        if self._shapes != shapes:
+            self._shapes = _common_shapes(self._shapes, shapes)
         if all(name in POINTS for name in names):
             reasons = [f"{name}: {reason}" for name, reason in self._unmeasured.items()]
             raise ConfigurationError(
-                f"None of the watched layers can be measured ({listed(reasons, 5)}). Choose layers that the model calls "
-                "and that give one output an image (`layerscope layers --config FILE` lists them)."
+                f"None of the watched layers can be measured ({listed(reasons, 5)}). Choose layers that the model "
+                "calls and that give one output an image (`layerscope layers --config FILE` lists them)."
             )
 
     def _check_same(self, layers: list[str], others: list[str]) -> None:
@@ -321,6 +329,17 @@ def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:
             "LayerDifferences needs a datamodule of image pairs, such as layerscope.data.pairs.folder.PairFolder."
         )
     return loaders
+
+
+def _common_shapes(ours: Sequence[Shape], others: Sequence[Shape]) -> list[Shape]:
+    """None where images of different sizes make a difference.
+
+    >>> _common_shapes([(8, 32, 32)], [(8, 32, 48)])
+    [(8, 32, None)]
+    """
+    return [
+        tuple(one if one == other else None for one, other in zip(mine, theirs)) for mine, theirs in zip(ours, others)
+    ]
 
 
 def _whole_groups(index: Tensor) -> list[int]:

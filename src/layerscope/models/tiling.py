@@ -76,6 +76,15 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
         )
 
 
+def works_in_tiles(model: nn.Module, image_size: tuple[int, int]) -> bool:
+    """Whether a diffusers autoencoder cuts images of (H, W) pixels into tiles."""
+    switch: Any = model
+    if not getattr(switch, "use_tiling", False):
+        return False
+    side = getattr(switch, "tile_sample_min_size", None) or switch.tile_sample_min_height
+    return max(image_size) > side
+
+
 @torch.no_grad()
 def tiling_difference(autoencoder: DiffusersAutoencoder, image: Tensor) -> Tensor:
     """How far the tiled decode of the (tiled) encoding lies from the same without tiles.

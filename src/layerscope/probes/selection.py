@@ -132,8 +132,8 @@ class _Modules:
         names = list(self._all)
         if not names:
             return ConfigurationError(
-                f"There are no modules inside the {self._root_class}, and layers are watched inside a model. Put it into "
-                "one (torch.nn.Sequential)."
+                f"There are no modules inside the {self._root_class}, and layers are watched inside a model. Put it "
+                "into one (torch.nn.Sequential)."
             )
         classes = list(dict.fromkeys(type(module).__name__ for module in self._all.values()))
         inside = f"of the {len(names)} modules inside the {self._root_class}"
