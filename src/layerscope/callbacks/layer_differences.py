@@ -259,7 +259,8 @@ class LayerDifferences(Callback):
         layer = int(bad.any(dim=0).nonzero()[0])
         names = [name for name, is_bad in zip(ids, bad[:, layer].tolist()) if is_bad]
         raise NumericalError(
-            f"The activations of {self._layers[layer]} are NaN or infinite for {len(names)} pairs (first: "
+            f"The activations of {self._layers[layer]} are NaN or infinite for {len(names)} pair"
+            f"{'s' * (len(names) > 1)} (first: "
             f"{', '.join(names[:5])}); it is the first such layer. Check the weights, or run in 32-bit precision "
             "(SDXL's VAE overflows in float16)."
         )
