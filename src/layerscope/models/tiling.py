@@ -69,7 +69,7 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
             raise ConfigurationError(f"diffusers has no tiling for {name}. Set tiling: false.")
     if type(model).__name__ != "AutoencoderTiny":
         warnings.warn(
-            f"tiling changes every pixel that a {type(model).__name__} decodes from an image larger than {size} "
+            f"tiling changes every pixel that an {type(model).__name__} decodes from an image larger than {size} "
             "pixels, because normalisation and attention see a tile only. Measure it with "
             "layerscope.models.tiling.tiling_difference, or set tiling: false.",
             stacklevel=3,
