@@ -118,7 +118,7 @@ def test_unreadable_image(bench: Bench, case: str) -> None:
     assert row["path"] in message
     if case == "missing":
         assert f"labels.csv, row {number}" in message
-    assert any(word in message for word in ("Correct", "Copy", "copy", "take its row out", "save it"))
+    assert any(word in message for word in ("Correct", "Copy", "copy", "take it out", "save it"))
 
 
 def test_unreadable_image_in_a_worker_process_reads_the_same(bench: Bench) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 TESTS = Path(__file__).parents[1]
 TWO = ("--trainer.devices=2", "--trainer.strategy=ddp", "--trainer.accelerator=cpu")
-STAND_INS = ("oracles", "stand_ins", "loss_stand_ins", "training_stand_ins", "step_records")
+STAND_INS = ("oracles", "stand_ins", "loss_stand_ins", "training_stand_ins", "step_records", "pair_stand_ins")
 
 
 def command(verb: str, folder: Path, config: Path, name: str, *overrides: str) -> subprocess.CompletedProcess[str]:

@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 FloatArray = NDArray[np.float64]
+Shape = tuple[int | None, ...]
 
 POINTS = ("input", "latent", "reconstruction")
 """Names of activations that belong to no module; ``types.PairOutput.points``."""
@@ -28,7 +29,8 @@ class LayerScores:
 
     id: N names, and group: patient of each, None where the data has none.
     layer: L names (``decoder.conv_in``; the second call of one is ``decoder.act:2``).
-    shape: of each layer's activation for one image, (C, h, w). module: class of each; "" for a point.
+    shape: of each layer's activation for one image, (C, h, w), None where images of different sizes differ.
+    module: class of each; "" for a point.
     values: (N, L, 5), see ``DIFFERENCES``; sqnr_db is infinite where a pair is identical; NaN rows were skipped.
     pooled: (L, 5), the same formulas on energies summed over pairs; rms and l2 too.
     linear_cka: (L,), NaN where it was not measured. cka_groups: groups of pairs behind it.
@@ -42,7 +44,7 @@ class LayerScores:
     id: list[str]
     group: list[str] | None
     layer: list[str]
-    shape: list[tuple[int, ...]]
+    shape: list[Shape]
     module: list[str]
     values: FloatArray
     pooled: FloatArray

@@ -7,11 +7,26 @@ from typing import Any
 import torch
 from lightning.pytorch import Trainer
 
+from layerscope.errors import LayerscopeError
+
 
 def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
-    """The value of every process, in the order of ranks; a collective operation, so all processes must come along."""
+    """The value of every process, in the order of ranks; a collective operation, so all processes must come along.
+
+    Raises:
+        LayerscopeError: on the first process, where another has ended; the others end with status 1 and without a word
+            where the first has, which told why.
+    """
     if trainer.world_size == 1:
         return [value]
     parts: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(parts, value)
+    try:
+        torch.distributed.all_gather_object(parts, value)
+    except RuntimeError as error:
+        if not trainer.is_global_zero:
+            raise SystemExit(LayerscopeError.exit_status) from error
+        raise LayerscopeError(
+            f"One of the {trainer.world_size} processes ended before the figures of all could be brought together. Its "
+            f"own message says why; what was heard of it: {str(error).splitlines()[0]}"
+        ) from error
     return parts

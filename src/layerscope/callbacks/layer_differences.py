@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import numpy as np
@@ -11,16 +12,17 @@ from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, FloatArray, LayerScores
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, FloatArray, LayerScores, Shape
 from layerscope.callbacks.gather import gather_objects
-from layerscope.errors import ConfigurationError, DataError, NumericalError
+from layerscope.errors import ConfigurationError, DataError, NumericalError, listed
 from layerscope.functional.layer_differences import layer_differences
 from layerscope.functional.localisation import localisation_with_control, mask_pixels
+from layerscope.functional.positions import default_grid
 from layerscope.metrics.layer_measurement import LayerMeasurement, measure_layer
 from layerscope.metrics.linear_cka import LinearCKA
 from layerscope.metrics.table import IndexedTable
 from layerscope.probes.probe import Probe
-from layerscope.protocols import ProbedTask
+from layerscope.protocols import Autoencoder, NamedLayers, ProbedTask
 from layerscope.types import CKA_GROUP, PairBatch, PairOutput, PairRole, SkippedPair
 
 
@@ -47,6 +49,10 @@ class LayerDifferences(Callback):
     def __init__(self) -> None:
         self._probe: Probe | None = None
 
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if stage == "test":  # before Lightning looks at the loops, and blames something else
+            _checked(pl_module)
+
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         task = _checked(pl_module)
         root, layers, exclude = task.watched_layers()
@@ -56,7 +62,7 @@ class LayerDifferences(Callback):
         self._floor_ids: list[str] = list(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else []
         self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
         self._layers: list[str] = []
-        self._shapes: list[tuple[int, ...]] = []
+        self._shapes: list[Shape] = []
         self._tables: dict[str, IndexedTable] = {}
         self._cka: LinearCKA | None = None
         self._skipped: dict[PairRole, list[SkippedPair]] = {"pair": [], "floor": []}
@@ -65,8 +71,11 @@ class LayerDifferences(Callback):
         self._require_all = layers is not None
         self._probe = Probe(root, self._reduce, layers, exclude)
         self._modules = self._probe.classes
-        self._probe.attach()
+        self._rows_of_one: dict[str, int] = {}
+        self._rows_unknown = _may_have_foreign_layers(task)
+        self._counting = False
         task.point_listeners.append(self._reduce_point)
+        self._probe.attach()
 
     def on_test_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
@@ -76,6 +85,8 @@ class LayerDifferences(Callback):
         self._pairs = len(pairs["id"])
         self._image_size = (int(pairs["positive"].shape[-2]), int(pairs["positive"].shape[-1]))
         self._groups = _whole_groups(pairs["index"]) if self._whole_groups and pairs["role"] == "pair" else []
+        if self._rows_unknown and self._pairs:
+            self._count_rows(trainer, pairs["positive"][:1])
 
     def on_test_batch_end(
         self,
@@ -98,13 +109,17 @@ class LayerDifferences(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the processes' shares together."""
         self._detach()
-        known = gather_objects(trainer, (self._layers, self._shapes))
-        self._layers, self._shapes = next((one for one in known if one[0]), ([], []))
+        known = gather_objects(trainer, (self._layers, self._shapes, self._unmeasured))
+        self._layers, self._shapes = next((one[:2] for one in known if one[0]), ([], []))
+        for layers, shapes, unmeasured in known:
+            self._check_same(self._layers, layers or self._layers)
+            self._shapes = _common_shapes(self._shapes, shapes or self._shapes)
+            self._unmeasured |= unmeasured
         skipped = {
             role: sorted({(skip.id, skip.reason) for part in gather_objects(trainer, mine) for skip in part})
             for role, mine in self._skipped.items()
         }
-        if not self._layers:
+        if len(skipped["pair"]) == len(self._ids):
             name, reason = skipped["pair"][0]
             raise DataError(f"None of the {len(self._ids)} pairs could be measured. The first reason: {name}: {reason}")
         pairs = self._collected("pair")
@@ -149,12 +164,18 @@ class LayerDifferences(Callback):
     # -- inside the forward pass -----------------------------------------------------------------------------------
 
     def _reduce(self, name: str, activation: Tensor) -> None:
-        if not activation.ndim or activation.shape[0] % (2 * self._pairs):
+        rows = activation.shape[0] if activation.ndim else 0
+        if self._counting:
+            self._rows_of_one[name] = rows
+            return
+        if not rows or rows % (2 * self._pairs) or rows == self._rows_of_one.get(name):
             self._unmeasured[name] = (
-                f"its output {tuple(activation.shape)} does not belong to single images of a batch of {2 * self._pairs}"
+                f"the first dimension of its output {tuple(activation.shape)} is not that of images"
             )
             return
-        grid = self._task.position_grid(tuple(activation.shape), self._image_size)
+        shape = tuple(activation.shape)
+        # A point is of the whole image, also where layers see tiles of it.
+        grid = default_grid(shape) if name in POINTS else self._task.position_grid(shape, self._image_size)
         self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups)
 
     def _reduce_point(self, name: str, activation: Tensor) -> None:
@@ -164,14 +185,36 @@ class LayerDifferences(Callback):
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
+    def _count_rows(self, trainer: Trainer, image: Tensor) -> None:
+        """What a layer gives for one image alone tells a table of eight rows from the rows of eight images."""
+        assert self._probe is not None
+        self._rows_unknown, self._counting = False, True
+        try:
+            with trainer.precision_plugin.forward_context():
+                self._task.look(image)
+        finally:
+            self._counting = False
+            self._probe.take(require_all=False)
+
     def _check_layers(self) -> None:
-        names = list(self.seen)
+        names, shapes = list(self.seen), [seen.shape for seen in self.seen.values()]
         if not self._layers:
-            self._layers, self._shapes = names, [seen.shape for seen in self.seen.values()]
-        elif names != self._layers:
-            strange = sorted(set(names) ^ set(self._layers))
+            self._layers, self._shapes = names, list(shapes)
+        self._check_same(self._layers, names)
+        if self._shapes != shapes:
+            self._shapes = _common_shapes(self._shapes, shapes)
+        if all(name in POINTS for name in names):
+            reasons = [f"{name}: {reason}" for name, reason in self._unmeasured.items()]
             raise ConfigurationError(
-                f"The layers that were called changed from one batch to another ({', '.join(strange[:5])}). Images of "
+                f"None of the watched layers can be measured ({listed(reasons, 5)}). Choose layers that the model "
+                "calls and that give one output an image (`layerscope layers --config FILE` lists them)."
+            )
+
+    def _check_same(self, layers: list[str], others: list[str]) -> None:
+        if layers != others:
+            strange = sorted(set(layers) ^ set(others))
+            raise ConfigurationError(
+                f"The layers that were called changed from one batch to another ({listed(strange, 5)}). Images of "
                 "different sizes do that to a model that works in tiles: set data.init_args.image_size."
             )
 
@@ -216,7 +259,8 @@ class LayerDifferences(Callback):
         layer = int(bad.any(dim=0).nonzero()[0])
         names = [name for name, is_bad in zip(ids, bad[:, layer].tolist()) if is_bad]
         raise NumericalError(
-            f"The activations of {self._layers[layer]} are NaN or infinite for {len(names)} pairs (first: "
+            f"The activations of {self._layers[layer]} are NaN or infinite for {len(names)} pair"
+            f"{'s' * (len(names) > 1)} (first: "
             f"{', '.join(names[:5])}); it is the first such layer. Check the weights, or run in 32-bit precision "
             "(SDXL's VAE overflows in float16)."
         )
@@ -273,6 +317,11 @@ def _checked(module: LightningModule) -> Any:
     return module
 
 
+def _may_have_foreign_layers(task: Any) -> bool:
+    """Whether layers may give what belongs to no image; those of an autoencoder that names its layers do not."""
+    return not (isinstance(task.subject, Autoencoder) and isinstance(task.subject, NamedLayers))
+
+
 def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:
     loaders: Any = trainer.test_dataloaders
     loaders = loaders if isinstance(loaders, list) else [loaders]
@@ -281,6 +330,17 @@ def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:
             "LayerDifferences needs a datamodule of image pairs, such as layerscope.data.pairs.folder.PairFolder."
         )
     return loaders
+
+
+def _common_shapes(ours: Sequence[Shape], others: Sequence[Shape]) -> list[Shape]:
+    """None where images of different sizes make a difference.
+
+    >>> _common_shapes([(8, 32, 32)], [(8, 32, 48)])
+    [(8, 32, None)]
+    """
+    return [
+        tuple(one if one == other else None for one, other in zip(mine, theirs)) for mine, theirs in zip(ours, others)
+    ]
 
 
 def _whole_groups(index: Tensor) -> list[int]:

@@ -41,7 +41,7 @@ class MeanHeatMaps(Callback):
         self._found: dict[str, MeanAndStd] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measuring = measuring_callback(trainer)
+        self._measuring = measuring_callback(trainer, self)
         self._moments: dict[str, RunningMoments] = {}
         self._image_size: tuple[int, int] | None = None
         self._mixed = False

@@ -63,7 +63,7 @@ class PairPictures(Callback):
         self._folder: Path | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measuring = measuring_callback(trainer)
+        self._measuring = measuring_callback(trainer, self)
         place = ""
         if trainer.is_global_zero:
             directory = run_folder(trainer).directory
@@ -71,7 +71,9 @@ class PairPictures(Callback):
             # Hidden, and with the prefix by which the run directory clears away what a killed run leaves.
             place = tempfile.mkdtemp(prefix=".staging-pairs-", dir=directory.path)
         self._folder = Path(trainer.strategy.broadcast(place))
-        self._folder.mkdir(exist_ok=True)  # of another node, where the disk is not shared
+        # Whoever made it takes it away: the others are through while the first still draws.
+        self._is_owner = trainer.is_global_zero or not self._folder.exists()
+        self._folder.mkdir(parents=True, exist_ok=True)  # of another node, where the disk is not shared
         loaders: Any = trainer.test_dataloaders
         ids = (loaders[0] if isinstance(loaders, list) else loaders).dataset.ids
         self._first = set(sorted(range(len(ids)), key=ids.__getitem__)[: self.first])
@@ -153,19 +155,30 @@ class PairPictures(Callback):
                 largest = np.float32(distance.max(initial=0))
                 arrays[f"largest {name}"] = largest
                 arrays[f"distance {name}"] = (distance / max(largest, np.float32(1e-30))).astype(np.float16)
-        np.savez(self._path(row), **cast(Any, arrays))
+        try:
+            np.savez(self._path(row), **cast(Any, arrays))
+        except FileNotFoundError:
+            # The first process failed and cleared its folder away; it ends this one too, and has told why.
+            if self._is_owner or self._path(row).parent.exists():
+                raise
 
     def _clear(self) -> None:
-        if self._folder is not None:
+        if self._folder is not None and self._is_owner:
             shutil.rmtree(self._folder, ignore_errors=True)
-            self._folder = None
+        self._folder = None
 
 
-def measuring_callback(trainer: Trainer) -> LayerDifferences:
-    """The trainer's LayerDifferences."""
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+def measuring_callback(trainer: Trainer, reader: Callback | None = None) -> LayerDifferences:
+    """The trainer's LayerDifferences; it must stand before ``reader``, which reads it batch by batch."""
+    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+    for callback in callbacks:
         if isinstance(callback, LayerDifferences):
-            return callback
+            if reader is None or callbacks.index(callback) < callbacks.index(reader):
+                return callback
+            raise ConfigurationError(
+                f"{type(reader).__name__} stands before LayerDifferences among the trainer's callbacks, and would read "
+                "what was measured of the batch before. Put LayerDifferences first, as configs/pairs/folder.yaml does."
+            )
     raise ConfigurationError(
         "Nothing measures the layers: put layerscope.callbacks.layer_differences.LayerDifferences first among the "
         "trainer's callbacks, as configs/pairs/folder.yaml does."

@@ -152,7 +152,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
             "relative paths start from."
         )
     if path.stat().st_size == 0:
-        raise DataError(f"The image {path} is empty (0 bytes). Copy the file again, or take its row out of the table.")
+        raise DataError(f"The image {path} is empty (0 bytes). Copy the file again, or take it out of the data.")
     try:
         with warnings.catch_warnings():
             # Pillow warns at half the limit; ours is checked below.
@@ -163,7 +163,7 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     except Exception as error:  # decoders of damaged files raise nearly anything
         raise DataError(
             f"{path} is not an image that can be read ({_first_line(error)}). Expected PNG, JPEG, TIFF, WebP or BMP; "
-            "convert the file, copy it again, or take its row out of the table."
+            "convert the file, copy it again, or take it out of the data."
         ) from error
     if image.width * image.height > max_pixels:
         size = f"{image.width}×{image.height} pixels"
@@ -191,7 +191,7 @@ def _decode(path: Path, max_pixels: int) -> NDArray[np.float32]:
         except Exception as error:
             raise DataError(
                 f"{path} cannot be decoded ({_first_line(error)}): the file is truncated or damaged. Copy it again, or "
-                "take its row out of the table."
+                "take it out of the data."
             ) from error
     return _upright(rgb, orientation)
 

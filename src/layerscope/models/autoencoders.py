@@ -19,7 +19,7 @@ from layerscope.models.ldm import build_random_ldm, load_ldm_file
 from layerscope.models.position_grids import POWERS_OF_TWO, map_grid
 from layerscope.models.posterior import GaussianPosterior, PointPosterior
 from layerscope.models.sources import build_random, load_pretrained
-from layerscope.models.tiling import enable_tiling
+from layerscope.models.tiling import enable_tiling, works_in_tiles
 from layerscope.models.weight_files import make_readable
 from layerscope.shipped import here_or_shipped, shipped
 from layerscope.types import PositionGrid
@@ -140,9 +140,10 @@ class DiffusersAutoencoder(nn.Module):
     def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
         """Of an activation (B, C, h, w) of ``layer_root``, or (B, h, w, C) in AutoencoderDC's norms and attention.
 
-        None for anything else: inside an AutoencoderKL's attention positions stand in one row.
+        None for anything else: inside an AutoencoderKL's attention positions stand in one row. None too where the model
+        cuts the image into tiles: which part of it an activation belongs to is not known.
         """
-        if len(shape) != 4:
+        if len(shape) != 4 or works_in_tiles(self.model, image_size):
             return None
         return map_grid(shape, image_size, POWERS_OF_TWO, any_map=True)
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import torch
 
@@ -42,10 +45,12 @@ def loading_explained(where: str, local: bool, what: str, weights: str, further:
         weights: name of its file of weights.
         further: name of another file worth fetching.
     """
+    unreachable: str | None = None
     try:
-        yield
+        with contextlib.nullcontext() if local else unreachable_hub() as unreachable:
+            yield
     except Exception as error:  # the hub client raises errors of several libraries, old and new
-        reason = _reason(error)
+        reason = unreachable or _reason(error)
         if local:
             raise WeightsError(
                 f"The {what} in {where} cannot be loaded: {reason} The folder needs {CONFIG_NAME} and "
@@ -96,6 +101,30 @@ def seeded(seed: int | None) -> Iterator[None]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
+
+
+@contextlib.contextmanager
+def unreachable_hub() -> Iterator[str | None]:
+    """Why the hub cannot be reached, where that is plain, and None where it may answer.
+
+    Inside, its client then takes what is in its cache and asks nobody: it would try for half a minute.
+    """
+    from huggingface_hub import constants
+
+    host = urlsplit(constants.ENDPOINT).hostname
+    if constants.HF_HUB_OFFLINE or host is None or urllib.request.getproxies().keys() & {"https", "http", "all"}:
+        yield None
+        return
+    try:
+        socket.getaddrinfo(host, None)
+    except OSError as error:
+        constants.HF_HUB_OFFLINE = True
+        try:
+            yield f"it is not in the cache, and {host} cannot be looked up ({error.strerror or error})."
+        finally:
+            constants.HF_HUB_OFFLINE = False
+    else:
+        yield None
 
 
 def _reason(error: BaseException) -> str:

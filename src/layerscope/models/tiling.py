@@ -69,11 +69,20 @@ def enable_tiling(model: nn.Module, downsampling: int, tile_size: int | None) ->
             raise ConfigurationError(f"diffusers has no tiling for {name}. Set tiling: false.")
     if type(model).__name__ != "AutoencoderTiny":
         warnings.warn(
-            f"tiling changes every pixel that a {type(model).__name__} decodes from an image larger than {size} "
+            f"tiling changes every pixel that an {type(model).__name__} decodes from an image larger than {size} "
             "pixels, because normalisation and attention see a tile only. Measure it with "
             "layerscope.models.tiling.tiling_difference, or set tiling: false.",
             stacklevel=3,
         )
+
+
+def works_in_tiles(model: nn.Module, image_size: tuple[int, int]) -> bool:
+    """Whether a diffusers autoencoder cuts images of (H, W) pixels into tiles."""
+    switch: Any = model
+    if not getattr(switch, "use_tiling", False):
+        return False
+    side = getattr(switch, "tile_sample_min_size", None) or switch.tile_sample_min_height
+    return max(image_size) > side
 
 
 @torch.no_grad()

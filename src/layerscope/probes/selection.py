@@ -130,6 +130,11 @@ class _Modules:
 
     def _miss(self, choice: LayerChoice, option: str) -> ConfigurationError:
         names = list(self._all)
+        if not names:
+            return ConfigurationError(
+                f"There are no modules inside the {self._root_class}, and layers are watched inside a model. Put it "
+                "into one (torch.nn.Sequential)."
+            )
         classes = list(dict.fromkeys(type(module).__name__ for module in self._all.values()))
         inside = f"of the {len(names)} modules inside the {self._root_class}"
         match choice:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.artifacts.layer_scores import LOCALISATION, FloatArray, LayerScores
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, FloatArray, LayerScores
 from layerscope.report.pair_means import PairMeans, pair_means, surer
 
 _AUROC = LOCALISATION.index("auroc")
@@ -21,6 +21,7 @@ class LocalisationTable:
     above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway. As a claim
     hangs on it, its interval holds with few pairs too (``pair_means.joint_interval``).
     nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
+    no_positions: (L,), layers whose activations have no known place in the image (``without_positions``).
     no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
     """
 
@@ -28,6 +29,7 @@ class LocalisationTable:
     shifted: PairMeans
     difference: PairMeans
     nothing: NDArray[np.int64]
+    no_positions: NDArray[np.bool_]
     no_mask: int
     empty_mask: int
     whole_mask: int
@@ -53,6 +55,8 @@ def summarise_localisation(
     own, control, share = scores.localisation[measured], scores.control[measured], scores.mask_fraction[measured]
     usable = (share > 0) & (share < 1)
 
+    no_positions = without_positions(scores)
+
     def means(values: FloatArray) -> PairMeans:
         return pair_means(np.where(usable[:, None, None], values, np.nan), weights, group, level)
 
@@ -60,19 +64,35 @@ def summarise_localisation(
         mask=means(own),
         shifted=means(control),
         difference=surer(means(own - control), level),
-        nothing=(usable[:, None] & np.isnan(own[:, :, _AUROC])).sum(axis=0).astype(np.int64),
+        nothing=(usable[:, None] & np.isnan(own[:, :, _AUROC]) & ~no_positions).sum(axis=0).astype(np.int64),
+        no_positions=no_positions,
         no_mask=int(np.isnan(share).sum()),
         empty_mask=int((share == 0).sum()),
         whole_mask=int((share >= 1).sum()),
     )
 
 
-def exclusion(share: float, figures: FloatArray) -> str:
-    """Why a pair has no figures in a layer; empty where it has. share: of the mask; figures: (5,)."""
+def without_positions(scores: LayerScores) -> NDArray[np.bool_]:
+    """(L,), True for a layer in which pairs with a usable mask differ and no difference has a place in the image.
+
+    Such are vectors, the inside of attention, and the layers of a model that works in tiles.
+    """
+    usable = (scores.mask_fraction > 0) & (scores.mask_fraction < 1)
+    differ = (scores.values[usable, :, DIFFERENCES.index("l2")] > 0).any(axis=0)
+    return np.asarray(differ & np.isnan(scores.localisation[usable, :, _AUROC]).all(axis=0))
+
+
+def exclusion(share: float, figures: FloatArray, positions: bool = True) -> str:
+    """Why a pair has no figures in a layer; empty where it has.
+
+    share: of the mask. figures: (5,). positions: whether the layer's activations have a place in the image.
+    """
     if np.isnan(share):
         return "no mask"
     if share == 0:
         return "empty mask"
     if share >= 1:
         return "mask covers the whole image"
+    if not positions:
+        return "no image positions"
     return "nothing to localise" if np.isnan(figures[_AUROC]) else ""

@@ -11,7 +11,7 @@ from layerscope.artifacts import to_plain
 from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, SIZE_FREE, FloatArray, LayerScores
 from layerscope.report.attribution import NOTICE, Attribution, attribute
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, watched
-from layerscope.report.layer_localisation import exclusion
+from layerscope.report.layer_localisation import exclusion, without_positions
 from layerscope.report.pair_means import PairMeans
 from layerscope.types import CKA_GROUP
 
@@ -101,6 +101,7 @@ def localisation_rows(scores: LayerScores) -> Iterator[dict[str, Any]]:
     if np.isnan(scores.mask_fraction).all():
         return
     reasons = dict(scores.skipped)
+    positions = ~without_positions(scores)
     for pair, name in enumerate(scores.id):
         share = float(scores.mask_fraction[pair])
         why = f"skipped: {reasons[name]}" if name in reasons else ""
@@ -115,7 +116,7 @@ def localisation_rows(scores: LayerScores) -> Iterator[dict[str, Any]]:
                 "layer": layer,
                 "mask_fraction": share,
                 **{figure: float(value) for figure, value in _figures(scores, pair, row).items()},
-                "flag": exclusion(share, scores.localisation[pair, row]),
+                "flag": exclusion(share, scores.localisation[pair, row], bool(positions[row])),
             }
 
 
@@ -268,6 +269,10 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
         ]
         if left_out:
             missing.append({"what": "localisation of some pairs", "reason": f"pairs {', '.join(left_out)}"})
+        if localisation.no_positions.any():
+            names = ", ".join(scores.layer[row] for row in np.flatnonzero(localisation.no_positions))
+            reason = "their activations have no known positions in the image"
+            missing.append({"what": f"localisation in {names}", "reason": reason})
         if localisation.nothing.any():
             names = ", ".join(scores.layer[row] for row in np.flatnonzero(localisation.nothing))
             reason = f"up to {localisation.nothing.max()} pairs have no difference to localise there"

@@ -64,7 +64,9 @@ class _Pairs(Dataset[PairSample | SkippedPair]):
             return SkippedPair(self.ids[index], int(index), str(reason))
         except DataError as error:
             if self.on_bad_image == "error":
-                raise
+                if len(self.ids) == 1:
+                    raise
+                raise DataError(f"{error} Or leave such pairs out: data.init_args.on_bad_image: skip.") from error
             return SkippedPair(self.ids[index], int(index), str(error))
         # Not skipped: it is the settings that do not suit the image.
         check_divisible(images.positive, path, self.size_multiple, _SIZE_OPTION)

@@ -11,7 +11,7 @@ from layerscope.data.images import image_size_in_file
 from layerscope.errors import DataError
 
 ONE_PAIR = "one pair"
-"""The layout of a single pair, whose result needs no folders."""
+"""The layout of two images that were named one by one."""
 
 
 @dataclass(frozen=True)

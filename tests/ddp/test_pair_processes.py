@@ -1,0 +1,106 @@
+"""A pair diagnosis on two processes gives the tables of one, whatever the shares; and both end together."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from commands import TWO, command
+from pair_runs import read_json, settings, write
+
+from layerscope.artifacts import read_csv, read_summary
+from layerscope.data.hashing import rows_by_hash
+from layerscope.data.phantom.write import write_phantom
+
+# Another batch rounds otherwise in single precision.
+DOUBLE = "--trainer.precision=64-true"
+
+
+@pytest.fixture(scope="module")
+def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eleven pairs of 32 px with masks, one of whose positives is no image."""
+    root = write_phantom(tmp_path_factory.mktemp("pairs") / "data", "pairs", n=12, size=32, seed=5)
+    for folder in ("positive", "negative", "masks"):
+        max((root / folder).iterdir()).unlink()
+    broken(root).write_bytes(b"no image")
+    return root
+
+
+def broken(root: Path) -> Path:
+    """Of the second row, which the first process reads."""
+    files = sorted((root / "positive").iterdir())
+    return files[rows_by_hash([file.stem for file in files])[1]]
+
+
+def config(folder: Path, root: Path) -> Path:
+    content = settings(root, on_bad_image="skip")
+    content["trainer"]["callbacks"][1]["init_args"] = {"first": 2, "top": 3}
+    content["trainer"]["callbacks"].insert(1, {"class_path": "layerscope.callbacks.mean_heat_maps.MeanHeatMaps"})
+    return write(folder, "config", content)
+
+
+def finished(folder: Path, path: Path, name: str, *overrides: str) -> Path:
+    done = command("test", folder, path, name, DOUBLE, *overrides)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.count("Results:") == 1
+    return folder / "outputs" / name
+
+
+def assert_close(one: Any, other: Any, place: str = "") -> None:
+    """Numbers to rounding, everything else exactly."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_close(value, other[key], f"{place} {key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, (value, twin) in enumerate(zip(one, other)):
+            assert_close(value, twin, f"{place} {number}")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-9, nan_ok=True), place
+    else:
+        assert one == other, place
+
+
+@pytest.mark.slow
+def test_two_processes_give_the_result_of_one(tmp_path: Path, pairs: Path) -> None:
+    path = config(tmp_path, pairs)
+    one, two = finished(tmp_path, path, "one"), finished(tmp_path, path, "two", *TWO)
+    assert (read_summary(one)["processes"], read_summary(two)["processes"]) == (1, 2)
+    assert read_summary(two)["counts"]["pairs"] == 10
+    assert read_summary(two)["counts"]["cka_groups"] == 1
+    for table in ("pairs.csv", "localisation.csv"):
+        assert_close(read_csv(one / table), read_csv(two / table), table)
+    aggregated = [read_json(folder / "aggregated_results.json") for folder in (one, two)]
+    assert aggregated[0]["decoder.conv_in"]["linear_cka"] is not None
+    assert_close(*aggregated, "aggregated_results.json")
+    for key in ("ranking", "top", "attribution", "counts", "not_measured"):
+        if key in read_summary(one):
+            assert_close(read_summary(one)[key], read_summary(two)[key], key)
+    names = [sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) for folder in (one, two)]
+    assert names[0] == names[1]
+    assert len(list((two / "pairs").iterdir())) >= 3
+    with np.load(one / "mean_heat_maps.npz") as maps, np.load(two / "mean_heat_maps.npz") as twins:
+        assert maps.files == twins.files
+        for name in maps.files:
+            np.testing.assert_allclose(twins[name], maps[name], rtol=1e-6, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.slow
+def test_fewer_pairs_than_processes(tmp_path: Path, pairs: Path) -> None:
+    run = finished(tmp_path, config(tmp_path, pairs), "two", "--data.init_args.limit=1", *TWO)
+    assert read_summary(run)["counts"]["pairs"] == 1
+    assert len({row["id"] for row in read_csv(run / "pairs.csv") if row["role"] == "pair"}) == 1
+
+
+@pytest.mark.slow
+def test_an_image_that_fails_on_one_process_ends_both(tmp_path: Path, pairs: Path) -> None:
+    done = command("test", tmp_path, config(tmp_path, pairs), "two", "--data.init_args.on_bad_image=error", *TWO)
+    assert done.returncode == 1, done.stderr[-3000:]
+    told = " ".join(done.stderr.split())
+    assert "Traceback" not in told
+    assert told.count("layerscope: error:") == 1
+    assert f"{broken(pairs)} is not an image" in told
+    assert not (tmp_path / "outputs" / "two").exists()
