@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
-
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from layerscope.artifacts import Stage
 from layerscope.callbacks.gather import gather_objects
-from layerscope.callbacks.pair_pictures import measuring_callback
+from layerscope.callbacks.pair_listener import PairListener
 from layerscope.metrics.moments import MeanAndStd, RunningMoments
 from layerscope.report.figure_style import png
 from layerscope.report.heat_maps import HeatMap, heat_map_sheet
@@ -24,13 +20,13 @@ from layerscope.types import PairOutput
 IMAGES = ("positive", "negative")
 
 
-class MeanHeatMaps(Callback):
+class MeanHeatMaps(PairListener):
     """``figures/mean_heat_maps.png`` and ``mean_heat_maps.npz``.
 
     A pair's map of a layer is its density, D(p) over the mean of D: 1 everywhere would be a difference without a place,
     and every pair counts alike. Maps are averaged to at most ``side`` × ``side`` positions; mean and standard deviation
     over pairs are merged by Chan's formula over batches and processes, so nothing grows with the number of pairs.
-    Images of different proportions have no common place: the first one that differs ends it with a warning.
+    Images of different sizes have no common place, and get no such maps.
 
     Args:
         side: most positions along a side.
@@ -41,31 +37,22 @@ class MeanHeatMaps(Callback):
         self._found: dict[str, MeanAndStd] = {}
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measuring = measuring_callback(trainer, self)
+        super().on_test_start(trainer, pl_module)
         self._moments: dict[str, RunningMoments] = {}
         self._image_size: tuple[int, int] | None = None
         self._mixed = False
         self._found = {}
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        output = cast(PairOutput, outputs)
+    def on_pairs(self, output: PairOutput) -> None:
         real = output.index >= 0
-        if output.role != "pair" or not output.id or not bool(real.any()):
+        if not bool(real.any()):
             return
         size = (int(output.positive.shape[-2]), int(output.positive.shape[-1]))
         self._image_size = self._image_size or size
         self._mixed |= size != self._image_size
         if self._mixed:
             return
-        for name, seen in self._measuring.seen.items():
+        for name, seen in self.measuring.seen.items():
             if seen.distance is not None:
                 mean = seen.distance.mean(dim=(1, 2), keepdim=True)
                 # Where nothing differs there is no place: NaN, which the moments leave out.
@@ -80,9 +67,8 @@ class MeanHeatMaps(Callback):
         everyone = gather_objects(trainer, (shapes, self._image_size, self._mixed))
         sizes = {size for _, size, _ in everyone if size is not None}
         if len(sizes) > 1 or any(mixed for *_, mixed in everyone):
-            rank_zero_warn(
-                "MeanHeatMaps writes nothing: the images are of different sizes. Set data.init_args.image_size."
-            )
+            reason = "the images are of different sizes: set data.init_args.image_size"
+            self.not_measured = [{"what": "mean heat maps", "reason": reason}]
             return
         known: dict[str, tuple[int, ...]] = next((found for found, *_ in everyone if found), {})
         for name, shape in known.items():
@@ -94,7 +80,7 @@ class MeanHeatMaps(Callback):
         layers = [name for name in self._found if name not in IMAGES]
         if not layers:
             return
-        scores = self._measuring.scores
+        scores = self.measuring.scores
         maps = [HeatMap(name, self._found[name].mean) for name in scores.layer if name in layers]
         pairs = int(self._found["positive"].n.max())
         note = "mean over pairs of ‖A − B‖₂ over its own mean (1: no place)"

@@ -12,13 +12,12 @@ from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.callbacks.gather import gather_objects
-from layerscope.callbacks.layer_differences import LayerDifferences
+from layerscope.callbacks.pair_listener import PairListener
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import to_uint8
@@ -44,7 +43,7 @@ class KeptPair:
     distance: dict[str, NDArray[np.float32]]
 
 
-class PairPictures(Callback):
+class PairPictures(PairListener):
     """Keeps images and distance maps of the first pairs by name and of those that differ most.
 
     How much a pair differs is the mean of relative_l2 over the watched layers. Candidates wait on the disk in the run
@@ -63,7 +62,7 @@ class PairPictures(Callback):
         self._folder: Path | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._measuring = measuring_callback(trainer, self)
+        super().on_test_start(trainer, pl_module)
         place = ""
         if trainer.is_global_zero:
             directory = run_folder(trainer).directory
@@ -80,20 +79,9 @@ class PairPictures(Callback):
         self._heap: list[tuple[float, int, str]] = []  # (difference, −row, id): the least first
         self.chosen: list[int] = []
 
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        output = cast(PairOutput, outputs)
-        if output.role != "pair" or not output.id:
-            return
-        layers = [place for place, name in enumerate(self._measuring.seen) if name not in POINTS]
-        relative = self._measuring.values[:, layers, DIFFERENCES.index("relative_l2")].mean(dim=1)
+    def on_pairs(self, output: PairOutput) -> None:
+        layers = [place for place, name in enumerate(self.measuring.seen) if name not in POINTS]
+        relative = self.measuring.values[:, layers, DIFFERENCES.index("relative_l2")].mean(dim=1)
         for place, (row, difference) in enumerate(zip(output.index.tolist(), relative.tolist())):
             if row >= 0 and self._wanted(row, difference, output.id[place]):
                 self._save(output, place, row)
@@ -109,7 +97,7 @@ class PairPictures(Callback):
         """The chosen pairs, one at a time; on rank zero. A pair kept on a disk that it does not see is left out."""
         assert self._folder is not None
         for row in self.chosen:
-            path = self._folder / f"{row}.npz"
+            path = self._path(row)
             if path.exists():
                 yield _read(path)
 
@@ -148,7 +136,7 @@ class PairPictures(Callback):
             }
         if bool(output.has_mask[place]):
             arrays["mask"] = output.mask[place].cpu().numpy()
-        for name, seen in self._measuring.seen.items():
+        for name, seen in self.measuring.seen.items():
             if seen.distance is not None:
                 # Half precision of the share of the largest: a picture shows no more.
                 distance = seen.distance[place].float().cpu().numpy()
@@ -166,23 +154,6 @@ class PairPictures(Callback):
         if self._folder is not None and self._is_owner:
             shutil.rmtree(self._folder, ignore_errors=True)
         self._folder = None
-
-
-def measuring_callback(trainer: Trainer, reader: Callback | None = None) -> LayerDifferences:
-    """The trainer's LayerDifferences; it must stand before ``reader``, which reads it batch by batch."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, LayerDifferences):
-            if reader is None or callbacks.index(callback) < callbacks.index(reader):
-                return callback
-            raise ConfigurationError(
-                f"{type(reader).__name__} stands before LayerDifferences among the trainer's callbacks, and would read "
-                "what was measured of the batch before. Put LayerDifferences first, as configs/pairs/folder.yaml does."
-            )
-    raise ConfigurationError(
-        "Nothing measures the layers: put layerscope.callbacks.layer_differences.LayerDifferences first among the "
-        "trainer's callbacks, as configs/pairs/folder.yaml does."
-    )
 
 
 def _picture(image: Tensor) -> Picture:

@@ -13,10 +13,12 @@ from matplotlib.figure import Figure
 from layerscope.artifacts import Stage, safe_file_name
 from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, LayerScores
 from layerscope.artifacts.tables import LOCALISATION_COLUMNS, PAIR_COLUMNS
-from layerscope.callbacks.pair_pictures import KeptPair, PairPictures, measuring_callback
+from layerscope.callbacks.pair_listener import PairListener, measuring_callback
+from layerscope.callbacks.pair_pictures import KeptPair, PairPictures
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
 from layerscope.callbacks.tensorboard import log_result
+from layerscope.data.hashing import weights_hash
 from layerscope.data.pairs.records import ONE_PAIR
 from layerscope.errors import ConfigurationError
 from layerscope.report.attribution import attribute
@@ -82,8 +84,9 @@ class PairReport(Callback):
             "experiment_name": folder.directory.path.name,
             "method": self.method,
             **headline,
-            "not_measured": [*headline["not_measured"], *self._measuring.not_measured],
+            "not_measured": [*headline["not_measured"], *self._measuring.not_measured, *_not_drawn(trainer)],
             "subject": task.describe(),
+            "model_hashes": {"subject": weights_hash(task.subject)},
             "data": about,
             **provenance(trainer, data.eval_split),
         }
@@ -135,6 +138,12 @@ class PairReport(Callback):
             picture = heat_map_overlay(kept.positive, one.distance, kept.mask, one.top)
             # Numbered, so that a listing shows the order of the computation.
             write_png(stage.path(f"{folder}heatmaps/{place:02d}_{safe_file_name(one.layer)}.png"), picture)
+
+
+def _not_drawn(trainer: Trainer) -> Iterator[dict[str, str]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, PairListener):
+            yield from callback.not_measured
 
 
 def _kept(trainer: Trainer) -> Iterator[KeptPair]:

@@ -55,6 +55,7 @@ class DiffusersAutoencoder(nn.Module):
     Attributes:
         model: the diffusers module; train it, and export with ``save``.
         new_tensors: names of the tensors of ``model`` that ``latent_channels`` made new.
+        source_name: what its weights come from, for summaries.
         pretrained: whether it began with the weights of ``source``, all of them.
 
     Raises:
@@ -90,6 +91,7 @@ class DiffusersAutoencoder(nn.Module):
         if latent_channels is not None:
             self.model, self.new_tensors = with_latent_channels(self.model, latent_channels, seed)
         self.pretrained = source is not None and not self.new_tensors
+        self.source_name = source or "random weights"
         if initial_logvar is not None:
             if source is not None and not self.new_tensors:
                 raise ConfigurationError(

@@ -76,6 +76,8 @@ class TimmBackbone(VisionBackbone):
         stated = resolve_model_data_config(model)
         super().__init__(model, stated["mean"], stated["std"], input_size)
         self.name = name
+        weights = checkpoint or ("pretrained" if pretrained else "random weights")
+        self.source_name = f"{name}, {weights}"
 
     @property
     def default_layers(self) -> tuple[str, ...]:

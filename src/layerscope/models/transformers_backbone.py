@@ -103,6 +103,7 @@ class TransformersBackbone(VisionBackbone):
                 stacklevel=2,
             )
         super().__init__(model.train(), mean, std, _input_size(model))
+        self.source_name = source or f"{kind}, random weights"
         self.normalisation = "family" if processor is None else "processor"
 
     @property

@@ -243,18 +243,20 @@ def _thirds(analysis: LayerAnalysis) -> list[str]:
     values = [_mean(table[part, RELATIVE]) for part in thirds]
     if not np.isfinite(values).all():
         return ["Early, middle and late layers cannot be compared, because one third of them has no value."]
-    what = "effect over the noise floor" if by_effect else "relative L2"
     largest = int(np.argmax(values))
+    if not by_effect:
+        what = "mean relative L2 is largest"
+    elif values[largest] < 0:  # different images differ by more than a finding: the usual case with pairs of negatives
+        what = "mean relative L2 lies least below the noise floor (as an effect)"
+    else:
+        what = "mean effect over the noise floor is largest"
     others = [place for place in range(len(_THIRDS)) if place != largest]
 
     def number(value: float) -> str:
         return short(value, 2) if by_effect else significant(value)
 
     figures = ", ".join(f"{name} {number(value)}" for name, value in zip(_THIRDS, values))
-    head = (
-        f"Of the {len(rows)} watched layers in order of computation, the mean {what} is largest in the "
-        f"{_THIRDS[largest]} third"
-    )
+    head = f"Of the {len(rows)} watched layers in order of computation, the {what} in the {_THIRDS[largest]} third"
     if analysis.n_units < 2:
         return [f"{head} ({figures}), without any interval.", _meaning(analysis, _THIRDS[largest], sure=False)]
     over = np.stack([_column_means(resamples[:, part]) for part in thirds], axis=1)
