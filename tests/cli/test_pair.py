@@ -49,6 +49,7 @@ class Bench:
     def pair(self, *options: str) -> int:
         images = ["--img1", str(self.file("positive")), "--img2", str(self.file("negative"))]
         local = ["--vae", "checkpoints/demo_vae", "--image_size", "32", "--device", "cpu", "--name", "run"]
+        local += ["--trainer.callbacks.n_bootstrap=50", f'{LAYERS}=["decoder.conv_in", "decoder.conv_out"]']
         # argparse lets the last of each option win.
         return main(["pair", *images, *local, *options])
 
@@ -106,7 +107,7 @@ def test_a_folder_of_one_pair_keeps_the_layout_of_a_folder(bench: Bench) -> None
     def pictured(config: dict[str, Any]) -> None:
         config["trainer"]["callbacks"][1]["init_args"] = {"first": 1, "top": 0}
 
-    assert bench.test("--data.init_args.limit=1", change=pictured) == 0
+    assert bench.test("--data.init_args.limit=1", f'{LAYERS}=["decoder.conv_out"]', change=pictured) == 0
     directory = bench.outputs / "default"
     assert (directory / "aggregated_results.json").exists()
     assert (directory / "pairs" / bench.ids[0] / "layer_differences.json").exists()

@@ -11,11 +11,14 @@ from commands import TWO, command
 from pair_runs import read_json, settings, write
 
 from layerscope.artifacts import read_csv, read_summary
+from layerscope.cli import main
 from layerscope.data.hashing import rows_by_hash
 from layerscope.data.phantom.write import write_phantom
+from layerscope.types import CKA_GROUP
 
 # Another batch rounds otherwise in single precision.
 DOUBLE = "--trainer.precision=64-true"
+LAYERS = "--model.init_args.layers"
 
 
 @pytest.fixture(scope="module")
@@ -28,15 +31,20 @@ def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
+def ids(root: Path) -> list[str]:
+    """In the order of the rows."""
+    names = sorted(path.stem for path in (root / "positive").iterdir())
+    return [names[row] for row in rows_by_hash(names)]
+
+
 def broken(root: Path) -> Path:
     """Of the second row, which the first process reads."""
-    files = sorted((root / "positive").iterdir())
-    return files[rows_by_hash([file.stem for file in files])[1]]
+    return root / "positive" / f"{ids(root)[1]}.png"
 
 
 def config(folder: Path, root: Path) -> Path:
     content = settings(root, on_bad_image="skip")
-    content["trainer"]["callbacks"][1]["init_args"] = {"first": 2, "top": 3}
+    content["trainer"]["callbacks"][1]["init_args"] = {"first": 2, "top": 5}
     content["trainer"]["callbacks"].insert(1, {"class_path": "layerscope.callbacks.mean_heat_maps.MeanHeatMaps"})
     return write(folder, "config", content)
 
@@ -67,7 +75,11 @@ def assert_close(one: Any, other: Any, place: str = "") -> None:
 @pytest.mark.slow
 def test_two_processes_give_the_result_of_one(tmp_path: Path, pairs: Path) -> None:
     path = config(tmp_path, pairs)
-    one, two = finished(tmp_path, path, "one"), finished(tmp_path, path, "two", *TWO)
+    one = tmp_path / "one"
+    # In this process, which has imported everything.
+    places = [f"--output_root={tmp_path}", "--experiment_name=one"]
+    assert main(["test", "--config", str(path), *places, DOUBLE]) == 0
+    two = finished(tmp_path, path, "two", *TWO)
     assert (read_summary(one)["processes"], read_summary(two)["processes"]) == (1, 2)
     assert read_summary(two)["counts"]["pairs"] == 10
     assert read_summary(two)["counts"]["cka_groups"] == 1
@@ -76,12 +88,14 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path, pairs: Path) -> No
     aggregated = [read_json(folder / "aggregated_results.json") for folder in (one, two)]
     assert aggregated[0]["decoder.conv_in"]["linear_cka"] is not None
     assert_close(*aggregated, "aggregated_results.json")
-    for key in ("ranking", "top", "attribution", "counts", "not_measured"):
-        if key in read_summary(one):
-            assert_close(read_summary(one)[key], read_summary(two)[key], key)
+    for key in ("ranking", "attribution", "counts", "not_measured"):
+        assert_close(read_summary(one)[key], read_summary(two)[key], key)
     names = [sorted(str(file.relative_to(folder)) for file in folder.rglob("*")) for folder in (one, two)]
     assert names[0] == names[1]
-    assert len(list((two / "pairs").iterdir())) >= 3
+    assert {f"pairs/{name}" for name in sorted(ids(pairs))[:2]} < set(names[1])
+    # Pictures of pairs that either process has seen.
+    pictured = {path.name for path in (two / "pairs").iterdir()}
+    assert {row // CKA_GROUP % 2 for row, name in enumerate(ids(pairs)) if name in pictured} == {0, 1}
     with np.load(one / "mean_heat_maps.npz") as maps, np.load(two / "mean_heat_maps.npz") as twins:
         assert maps.files == twins.files
         for name in maps.files:
@@ -90,7 +104,8 @@ def test_two_processes_give_the_result_of_one(tmp_path: Path, pairs: Path) -> No
 
 @pytest.mark.slow
 def test_fewer_pairs_than_processes(tmp_path: Path, pairs: Path) -> None:
-    run = finished(tmp_path, config(tmp_path, pairs), "two", "--data.init_args.limit=1", *TWO)
+    few = ("--data.init_args.limit=1", f'{LAYERS}=["decoder.conv_out"]')
+    run = finished(tmp_path, config(tmp_path, pairs), "two", *few, *TWO)
     assert read_summary(run)["counts"]["pairs"] == 1
     assert len({row["id"] for row in read_csv(run / "pairs.csv") if row["role"] == "pair"}) == 1
 

@@ -27,6 +27,6 @@ def gather_objects(trainer: Trainer, value: Any) -> list[Any]:
             raise SystemExit(LayerscopeError.exit_status) from error
         raise LayerscopeError(
             f"One of the {trainer.world_size} processes ended before the figures of all could be brought together. Its "
-            f"own message says why; what was heard of it: {str(error).splitlines()[0]}"
+            "own message says why; without one it was killed, as for want of memory."
         ) from error
     return parts

@@ -319,7 +319,8 @@ def _checked(module: LightningModule) -> Any:
 
 def _may_have_foreign_layers(task: Any) -> bool:
     """Whether layers may give what belongs to no image; those of an autoencoder that names its layers do not."""
-    return not (isinstance(task.subject, Autoencoder) and isinstance(task.subject, NamedLayers))
+    subject = getattr(task, "subject", None)
+    return not (isinstance(subject, Autoencoder) and isinstance(subject, NamedLayers))
 
 
 def _loaders(trainer: Trainer) -> list[DataLoader[Any]]:

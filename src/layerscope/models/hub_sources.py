@@ -50,7 +50,7 @@ def loading_explained(where: str, local: bool, what: str, weights: str, further:
         with contextlib.nullcontext() if local else unreachable_hub() as unreachable:
             yield
     except Exception as error:  # the hub client raises errors of several libraries, old and new
-        reason = unreachable or _reason(error)
+        reason = unreachable if unreachable is not None and isinstance(error, OSError) else _reason(error)
         if local:
             raise WeightsError(
                 f"The {what} in {where} cannot be loaded: {reason} The folder needs {CONFIG_NAME} and "
@@ -111,20 +111,36 @@ def unreachable_hub() -> Iterator[str | None]:
     """
     from huggingface_hub import constants
 
-    host = urlsplit(constants.ENDPOINT).hostname
-    if constants.HF_HUB_OFFLINE or host is None or urllib.request.getproxies().keys() & {"https", "http", "all"}:
+    reason = None if constants.HF_HUB_OFFLINE else _lookup_failure(urlsplit(constants.ENDPOINT).hostname)
+    if reason is None:
         yield None
         return
+    constants.HF_HUB_OFFLINE = True
+    try:
+        yield reason
+    finally:
+        constants.HF_HUB_OFFLINE = False
+
+
+def _lookup_failure(host: str | None) -> str | None:
+    if host is None or urllib.request.getproxies().keys() & {"https", "http", "all"}:
+        return None
     try:
         socket.getaddrinfo(host, None)
     except OSError as error:
-        constants.HF_HUB_OFFLINE = True
-        try:
-            yield f"it is not in the cache, and {host} cannot be looked up ({error.strerror or error})."
-        finally:
-            constants.HF_HUB_OFFLINE = False
-    else:
-        yield None
+        return f"it is not in the cache, and {host} cannot be looked up ({error.strerror or error})."
+    return None
+
+
+def is_not_cached(error: BaseException | None) -> bool:
+    """Whether an error comes of the hub's client, which asked nobody and found no file in its cache."""
+    from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
+
+    while error is not None:
+        if isinstance(error, (LocalEntryNotFoundError, OfflineModeIsEnabled)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _reason(error: BaseException) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, WeightsError
-from layerscope.models.hub_sources import unreachable_hub
+from layerscope.models.hub_sources import is_not_cached, unreachable_hub
 from layerscope.models.weight_files import first_line, key_mismatch, name_keys, read_tensors
 
 
@@ -49,8 +49,7 @@ def create_timm_model(
         with unreachable_hub() if pretrained else contextlib.nullcontext() as unreachable:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_kwargs)
     except Exception as error:  # with the network involved, errors of several libraries
-        # A TypeError is about the arguments, network or not.
-        reason = first_line(error) if unreachable is None or isinstance(error, TypeError) else unreachable
+        reason = unreachable if unreachable is not None and is_not_cached(error) else first_line(error)
         if pretrained:
             raise WeightsError(
                 f"timm's weights of {name} could not be had: {reason} Without network, download the model's "
