@@ -113,9 +113,10 @@ def test_mean_heat_maps_of_images_of_different_sizes(pairs: Path, tmp_path: Path
             source.resize((width, 32)).save(root / side / f"{number}.png")
     config = settings(root, image_size=None, batch_size=1)
     config["trainer"]["callbacks"].insert(1, {"class_path": "layerscope.callbacks.mean_heat_maps.MeanHeatMaps"})
-    with pytest.warns(UserWarning, match="MeanHeatMaps writes nothing: the images are of different sizes"):
-        directory = run(tmp_path, "run", config)
+    directory = run(tmp_path, "run", config)
     assert not (directory / "mean_heat_maps.npz").exists()
+    reasons = {row["what"]: row["reason"] for row in read_json(directory / "summary.json")["not_measured"]}
+    assert "different sizes" in reasons["mean heat maps"]
 
 
 def test_figures_and_hyperparameters_are_in_tensorboard(directory: Path) -> None:
