@@ -135,6 +135,19 @@ class ProbedTask(Protocol):
 
 
 @runtime_checkable
+class LayerMetric(Protocol):
+    """A figure of two activations of one layer, besides layerscope's own; computed inside the hook.
+
+    name: unique, as it stands in the tables.
+    """
+
+    name: str
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Activations (B, ...) of the positives and of the negatives, in the run's precision, to (B,)."""
+
+
+@runtime_checkable
 class LossTerm(Protocol):
     """A part of a training loss (a ``torch.nn.Module``); ``layerscope.losses.LossTerm`` is a base class to derive from.
 

@@ -22,7 +22,7 @@ from layerscope.models.autoencoders import DiffusersAutoencoder
 
 @pytest.fixture(scope="module")
 def pairs(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Ten pairs of 32 px."""
+    """Twelve pairs of 32 px."""
     return write_phantom(tmp_path_factory.mktemp("pairs") / "data", "pairs", n=12, size=32, seed=5)
 
 

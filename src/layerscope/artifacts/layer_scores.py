@@ -39,6 +39,7 @@ class LayerScores:
     localisation, control: (N, L, 5), see ``LOCALISATION``, for the mask and for shifted masks; NaN where undefined.
     mask_fraction: (N,), share of the image; NaN where a pair has no mask.
     skipped: (id, reason) of pairs that were not measured; their rows in ``values`` are NaN.
+    extra: name of a user's own metric (``protocols.LayerMetric``) to its values (N, L).
     """
 
     id: list[str]
@@ -57,3 +58,4 @@ class LayerScores:
     control: FloatArray
     mask_fraction: FloatArray
     skipped: list[tuple[str, str]] = field(default_factory=list)
+    extra: dict[str, FloatArray] = field(default_factory=dict)

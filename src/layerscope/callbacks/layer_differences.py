@@ -17,12 +17,13 @@ from layerscope.callbacks.gather import gather_objects
 from layerscope.errors import ConfigurationError, DataError, NumericalError, listed
 from layerscope.functional.layer_differences import layer_differences
 from layerscope.functional.localisation import localisation_with_control, mask_pixels
+from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.functional.positions import default_grid
 from layerscope.metrics.layer_measurement import LayerMeasurement, measure_layer
 from layerscope.metrics.linear_cka import LinearCKA
 from layerscope.metrics.table import IndexedTable
 from layerscope.probes.probe import Probe
-from layerscope.protocols import Autoencoder, NamedLayers, ProbedTask
+from layerscope.protocols import Autoencoder, LayerMetric, NamedLayers, ProbedTask
 from layerscope.types import CKA_GROUP, PairBatch, PairOutput, PairRole, SkippedPair
 
 
@@ -32,6 +33,10 @@ class LayerDifferences(Callback):
     Each layer's activations are reduced inside the hook, on the device: three energies a pair, the distance at each
     image position, and the sums behind linear CKA. Activations are never stored. When the loop ends ``scores`` holds
     everything, the rows sorted by id, equal on every number of processes.
+
+    Args:
+        metrics: further figures of the two activations, each a ``protocols.LayerMetric``; the pairs' go to pairs.csv and
+            their means to aggregated_results.json. Layers are not ranked by them.
 
     Attributes:
         seen: of the last batch, layer to ``LayerMeasurement``, in the order of the computation.
@@ -46,7 +51,14 @@ class LayerDifferences(Callback):
     values: Tensor
     scores: LayerScores
 
-    def __init__(self) -> None:
+    def __init__(self, metrics: list[LayerMetric] | None = None) -> None:
+        self.metrics = metrics or []
+        names = [metric.name for metric in self.metrics]
+        if len({*names, *DIFFERENCES}) != len(names) + len(DIFFERENCES):
+            raise ConfigurationError(
+                f"The layer metrics are called {', '.join(names)}: each needs a name of its own, other than "
+                f"{', '.join(DIFFERENCES)}."
+            )
         self._probe: Probe | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -152,6 +164,7 @@ class LayerDifferences(Callback):
             control=pairs["control"][order],
             mask_fraction=pairs["mask_fraction"][order],
             skipped=skipped["pair"],
+            extra={metric.name: pairs[f"extra {metric.name}"][order] for metric in self.metrics},
         )
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -176,7 +189,7 @@ class LayerDifferences(Callback):
         shape = tuple(activation.shape)
         # A point is of the whole image, also where layers see tiles of it.
         grid = default_grid(shape) if name in POINTS else self._task.position_grid(shape, self._image_size)
-        self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups)
+        self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups, self.metrics)
 
     def _reduce_point(self, name: str, activation: Tensor) -> None:
         # The step may run under autocast; the probe leaves it for its own reductions.
@@ -229,12 +242,17 @@ class LayerDifferences(Callback):
             columns |= {
                 "energies": energies,
                 "elements": elements.expand(len(output.id), -1),
+                **{f"extra {metric.name}": self._extra(metric.name) for metric in self.metrics},
                 **self._localised(output),
             }
             if self._groups:
                 sums = torch.stack([cast(Tensor, seen.hsic) for seen in self.seen.values()])
                 self._cka_state().update(sums, len(self._groups))
         self._table(output.role).update(output.index, columns)
+
+    def _extra(self, name: str) -> Tensor:
+        """(B, L) of a user's own metric."""
+        return torch.stack([seen.extra[name] for seen in self.seen.values()], dim=1)
 
     def _localised(self, output: PairOutput) -> dict[str, Tensor]:
         """Columns of the pairs table that tell where the differences are; NaN where there is no mask."""
@@ -274,8 +292,11 @@ class LayerDifferences(Callback):
                 places = (layers, len(LOCALISATION))
                 columns |= {"energies": (layers, 3), "elements": (layers,), "mask_fraction": ()}
                 columns |= {"localisation": places, "control": places}
+                columns |= {f"extra {metric.name}": (layers,) for metric in self.metrics}
             rows = len(self._ids if role == "pair" else self._floor_ids)
-            self._tables[role] = IndexedTable(rows, columns).to(self._task.device)
+            # Differences of energies: their digits count.
+            dtype = sum_dtype(self._task.device)
+            self._tables[role] = IndexedTable(rows, columns, dtype).to(self._task.device)
         return self._tables[role]
 
     def _cka_state(self) -> LinearCKA:

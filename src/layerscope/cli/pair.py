@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Sequence
+import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from layerscope.errors import ConfigurationError
 from layerscope.shipped import shipped
@@ -47,30 +50,39 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
 
     from layerscope.cli.lightning import run_lightning
 
-    return run_lightning("test", ["--config", str(shipped(CONFIG)), *_settings(options), *overrides], allow_import)
+    with tempfile.TemporaryDirectory() as folder:
+        # A configuration of its own, in JSON, which is YAML with all text in quotes: on the command line a file called
+        # "x: y.png" would be read as a mapping, and one called "1e3" as a number.
+        own = Path(folder) / "pair.yaml"
+        own.write_text(json.dumps(_configuration(options)), encoding="utf-8")
+        return run_lightning(
+            "test",
+            [
+                *("--config", str(shipped(CONFIG)), "--config", str(own)),
+                *device_settings(options.device),
+                # The report is the last callback of the configuration, whose arguments can be set so.
+                f"--trainer.callbacks.method={options.method}",
+                *(["--overwrite"] if options.overwrite else []),
+                *overrides,
+            ],
+            allow_import,
+        )
 
 
-def _settings(options: argparse.Namespace) -> Iterator[str]:
-    """The options as overrides of the configuration."""
-    yield f"--data.init_args.img1={options.img1}"
-    yield f"--data.init_args.img2={options.img2}"
-    if options.mask is not None:
-        yield f"--data.init_args.mask={options.mask}"
-    if options.image_size is not None:
-        yield f"--data.init_args.image_size={options.image_size}"
-    if options.vae is not None:
-        yield f"--model.init_args.subject.init_args.source={options.vae}"
-    if options.original_config is not None:
-        yield f"--model.init_args.subject.init_args.original_config={options.original_config}"
-    yield from device_settings(options.device)
-    # The report is the last callback of the configuration, whose arguments can be set so.
-    yield f"--trainer.callbacks.method={options.method}"
-    yield f"--output_root={options.output / 'single'}"
+def _configuration(options: argparse.Namespace) -> dict[str, Any]:
+    """The options as they stand in a configuration; what was not given stays as shipped."""
     from layerscope.artifacts.names import safe_file_name
 
-    yield f"--experiment_name={options.name or safe_file_name(Path(options.img1).stem)}"
-    if options.overwrite:
-        yield "--overwrite"
+    data = {name: getattr(options, name) for name in ("img1", "img2", "mask", "image_size")}
+    subject = {"source": options.vae, "original_config": options.original_config}
+    configuration: dict[str, Any] = {
+        "experiment_name": options.name or safe_file_name(Path(options.img1).stem),
+        "output_root": str(options.output / "single"),
+        "data": {"init_args": {name: value for name, value in data.items() if value is not None}},
+    }
+    if given := {name: value for name, value in subject.items() if value is not None}:
+        configuration["model"] = {"init_args": {"subject": {"init_args": given}}}
+    return configuration
 
 
 def device_settings(device: str) -> list[str]:

@@ -16,7 +16,8 @@ def layer_differences(energies: Tensor, elements: int | Tensor) -> dict[str, Ten
     - ``relative_l2`` = l2 / √((‖a‖² + ‖b‖²)/2), in [0, 2]; 0 where both are zero, √2 where one is.
     - ``cosine_dissimilarity`` = 1 − ⟨a, b⟩/(‖a‖‖b‖), in [0, 2]; 0 where both are zero, 1 where one is. Computed as
       (‖a − b‖² − (‖a‖ − ‖b‖)²)/(2‖a‖‖b‖), the same by the law of cosines, which loses no digits for nearly equal
-      activations and is exactly 0 for equal ones.
+      activations and is exactly 0 for equal ones. Where ‖a‖ and ‖b‖ differ by nearly as much as a and b do (one is the
+      other made stronger), what is left of it is small against both terms, and good to about 1e-9 absolutely.
     - ``sqnr_db`` = 10·log10(‖a‖²/‖a − b‖²), in dB, higher is more alike; ∞ where a equals b, be it zero, and −∞ where
       only a is zero.
 

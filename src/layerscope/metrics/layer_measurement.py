@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from layerscope.functional.layer_energies import pair_energies
 from layerscope.functional.positions import grid_distance
 from layerscope.metrics.linear_cka import LinearCKA
+from layerscope.protocols import LayerMetric
 from layerscope.types import CKA_GROUP, PositionGrid
 
 
@@ -21,12 +22,14 @@ class LayerMeasurement:
     energies: float64 (B, 3), Σa², Σb², Σ(a−b)² of each pair.
     distance: float32 (B, rows, columns), ‖a−b‖₂ over channels at each image position; None where there are none.
     hsic: (3,), HSIC(K, L), HSIC(K, K), HSIC(L, L) summed over whole groups of pairs; None without such groups.
+    extra: (B,) of each further metric, by its name.
     """
 
     shape: tuple[int, ...]
     energies: Tensor
     distance: Tensor | None
     hsic: Tensor | None
+    extra: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def elements(self) -> int:
@@ -36,7 +39,13 @@ class LayerMeasurement:
         return product
 
 
-def measure_layer(activation: Tensor, pairs: int, grid: PositionGrid | None, groups: Sequence[int]) -> LayerMeasurement:
+def measure_layer(
+    activation: Tensor,
+    pairs: int,
+    grid: PositionGrid | None,
+    groups: Sequence[int],
+    metrics: Sequence[LayerMetric] = (),
+) -> LayerMeasurement:
     """Reduces one activation.
 
     Args:
@@ -44,6 +53,7 @@ def measure_layer(activation: Tensor, pairs: int, grid: PositionGrid | None, gro
             of an image beside each other in the batch dimension, is taken as k parts of each image.
         pairs: B. grid: where the image positions are.
         groups: rows at which whole groups of ``types.CKA_GROUP`` pairs begin.
+        metrics: further figures of both activations.
     """
     if activation.shape[0] != 2 * pairs:
         activation, grid = activation.reshape(2 * pairs, -1), None
@@ -51,4 +61,5 @@ def measure_layer(activation: Tensor, pairs: int, grid: PositionGrid | None, gro
     seen = pair_energies(a, b, grid.channel_dim if grid is not None else None)
     distance = grid_distance(seen.distance, grid) if seen.distance is not None else None
     hsic = LinearCKA.group_hsic(a, b, groups, CKA_GROUP) if groups else None
-    return LayerMeasurement(tuple(activation.shape[1:]), seen.energies, distance, hsic)
+    extra = {metric.name: metric(a, b) for metric in metrics}
+    return LayerMeasurement(tuple(activation.shape[1:]), seen.energies, distance, hsic, extra)

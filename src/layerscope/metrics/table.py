@@ -21,19 +21,22 @@ class IndexedTable(Metric):
     Args:
         rows: N, the number of samples in the split.
         columns: name to shape of one row; a trailing ``(C, L)`` gives a column of shape (N, C, L).
+        dtype: of every column.
 
-    Returns of ``compute``: name to float32 tensor (N, *shape).
+    Returns of ``compute``: name to tensor (N, *shape).
     """
 
     full_state_update = False
     visits: Tensor
     higher_is_better = None
 
-    def __init__(self, rows: int, columns: dict[str, tuple[int, ...]], **kwargs: Any) -> None:
+    def __init__(
+        self, rows: int, columns: dict[str, tuple[int, ...]], dtype: torch.dtype = torch.float32, **kwargs: Any
+    ) -> None:
         super().__init__(**kwargs)
         self.column_names = list(columns)
         for name, shape in columns.items():
-            self.add_state(f"column_{name}", torch.zeros(rows, *shape), dist_reduce_fx="sum")
+            self.add_state(f"column_{name}", torch.zeros(rows, *shape, dtype=dtype), dist_reduce_fx="sum")
         self.add_state("visits", torch.zeros(rows, dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, index: Tensor, values: dict[str, Tensor]) -> None:

@@ -101,7 +101,7 @@ class _Pairs(Dataset[PairSample | SkippedPair]):
 
 
 class ImagePairs(_Pairs):
-    """Positive and negative of each record, and its mask. groups: N names or None."""
+    """Positive and negative of each record, and its mask."""
 
     role: PairRole = "pair"
 

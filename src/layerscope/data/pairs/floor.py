@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -38,14 +37,15 @@ class Floor:
 def choose_floor(records: Sequence[PairRecord], asked: NoiseFloor, most: int, of_one_size: bool) -> Floor:
     """At most ``most`` rows, from the first of ``records`` on.
 
-    negatives: couples of two pairs' negatives, of two patients where patients are known, each in one couple only;
-    with ``of_one_size`` both have one size in their files. Fewer than two couples have no spread that could be told,
-    and it becomes same_image: each negative with itself.
+    negatives: couples of two pairs' negatives, each in one couple only; with ``of_one_size`` both have one size in
+    their files. Where patients are known, one image of each takes part: couples that share a patient would count as
+    more independent ones than there are, and the floor's interval would be too narrow. Fewer than two couples have no
+    spread that could be told, and it becomes same_image: each negative with itself.
     """
     if asked == "none":
         return Floor("none", ())
     if asked == "negatives":
-        couples = _couples(records, most, of_one_size)
+        couples = _couples(_one_of_each_patient(records), most, of_one_size)
         if len(couples) >= 2:
             return Floor("negatives", couples)
         apart = "of different patients " if any(record.group for record in records) else ""
@@ -63,12 +63,20 @@ def _themselves(records: Sequence[PairRecord], most: int) -> tuple[FloorRow, ...
     return tuple(FloorRow(record, record) for record in records[:most])
 
 
-def _couples(records: Sequence[PairRecord], most: int, of_one_size: bool) -> tuple[FloorRow, ...]:
-    """Each record goes with the first one before it that waits, has its size and is another patient's.
+def _one_of_each_patient(records: Sequence[PairRecord]) -> list[PairRecord]:
+    """The first record of each patient; every record that names none."""
+    seen: set[str] = set()
+    chosen = []
+    for record in records:
+        if not record.group or record.group not in seen:
+            chosen.append(record)
+            seen.add(record.group)
+    return chosen
 
-    Whoever waits for one size is all of one patient, or they would have gone together: so one look is enough.
-    """
-    waiting: dict[tuple[int, int] | None, deque[PairRecord]] = defaultdict(deque)
+
+def _couples(records: Sequence[PairRecord], most: int, of_one_size: bool) -> tuple[FloorRow, ...]:
+    """Each record goes with the one before it that waits and has its size."""
+    waiting: dict[tuple[int, int] | None, PairRecord] = {}
     couples: list[FloorRow] = []
     for record in records:
         if len(couples) == most:
@@ -80,9 +88,8 @@ def _couples(records: Sequence[PairRecord], most: int, of_one_size: bool) -> tup
             except DataError:
                 # Its pair tells, or skips it.
                 continue
-        queue = waiting[size]
-        if queue and not (record.group and record.group == queue[0].group):
-            couples.append(FloorRow(queue.popleft(), record))
+        if size in waiting:
+            couples.append(FloorRow(waiting.pop(size), record))
         else:
-            queue.append(record)
+            waiting[size] = record
     return tuple(couples)
