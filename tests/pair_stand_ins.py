@@ -113,3 +113,12 @@ class AllSilent(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return images
+
+
+class LargestChange:
+    """A layer metric of a user's own: the largest change of one number of the activation."""
+
+    name = "largest_change"
+
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
+        return (a - b).abs().flatten(1).amax(dim=1)

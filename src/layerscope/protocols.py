@@ -143,7 +143,7 @@ class LayerMetric(Protocol):
 
     name: str
 
-    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+    def compare(self, a: Tensor, b: Tensor) -> Tensor:
         """Activations (B, ...) of the positives and of the negatives, in the run's precision, to (B,)."""
 
 

@@ -35,8 +35,8 @@ class LayerDifferences(Callback):
     everything, the rows sorted by id, equal on every number of processes.
 
     Args:
-        metrics: further figures of the two activations, each a ``protocols.LayerMetric``; the pairs' go to pairs.csv and
-            their means to aggregated_results.json. Layers are not ranked by them.
+        metrics: further figures of the two activations, each a ``protocols.LayerMetric``; those of pairs go to
+            pairs.csv, their means to aggregated_results.json. Layers are not ranked by them.
 
     Attributes:
         seen: of the last batch, layer to ``LayerMeasurement``, in the order of the computation.

@@ -61,5 +61,5 @@ def measure_layer(
     seen = pair_energies(a, b, grid.channel_dim if grid is not None else None)
     distance = grid_distance(seen.distance, grid) if seen.distance is not None else None
     hsic = LinearCKA.group_hsic(a, b, groups, CKA_GROUP) if groups else None
-    extra = {metric.name: metric(a, b) for metric in metrics}
+    extra = {metric.name: metric.compare(a, b) for metric in metrics}
     return LayerMeasurement(tuple(activation.shape[1:]), seen.energies, distance, hsic, extra)
