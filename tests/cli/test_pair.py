@@ -79,8 +79,12 @@ def bench(tmp_path: Path, phantom: Path, capsys: pytest.CaptureFixture[str], mon
 # -- what is written -------------------------------------------------------------------------------------------------
 
 
-def test_files_of_one_pair_and_a_result_that_is_not_overwritten(bench: Bench) -> None:
+def test_files_of_one_pair_and_a_result_that_is_not_overwritten(
+    bench: Bench, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert bench.pair("--mask", str(bench.file("masks")), "--method", "l2") == 0
+    [heading] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer ")]
+    assert " ".join(heading.split()) == "layer relative L2 floor SQNR dB RMS L2"
     directory = bench.outputs / "single" / "run"
     names = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     wanted = {"layer_differences.json", "layer_differences_plot.png", "reconstructed_images.png", "summary.json"}
@@ -90,6 +94,7 @@ def test_files_of_one_pair_and_a_result_that_is_not_overwritten(bench: Bench) ->
     layer = read_json(directory / "layer_differences.json")["decoder.conv_in"]
     assert layer["l2_value"] == pytest.approx(values(directory)["pair", bench.ids[0], "decoder.conv_in", "l2"])
     assert "cosine_value" not in layer
+    assert layer["floor_relative_l2"] >= 0
     assert layer["shape"][0] == 1
     assert len([name for name in names if name.startswith("heatmaps/")]) == 1 + len(
         read_json(directory / "layer_differences.json")

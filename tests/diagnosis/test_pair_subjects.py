@@ -128,7 +128,11 @@ def test_tiles_are_calls_of_their_own_without_a_place_in_the_image(pairs: Path, 
     assert localised["decoder.conv_in:2"]["flag"] == localised["decoder.conv_in"]["flag"] == "no image positions"
     assert np.isnan(localised["decoder.conv_out:9"]["auroc"])
     assert np.isfinite(localised["reconstruction"]["auroc"])
-    reasons = {row["what"]: row["reason"] for row in read_summary(directory)["not_measured"]}
+    summary = read_summary(directory)
+    steps = [(step["stage"], step["from_layer"], step["to_layer"]) for step in summary["attribution"]["steps"]]
+    assert steps == [("encoder", "input", "latent"), ("decoder", "latent", "reconstruction")]
+    reasons = {row["what"]: row["reason"] for row in summary["not_measured"]}
+    assert any(what.startswith("stages and thirds of ") and "decoder.conv_in" in what for what in reasons)
     [reason] = [reason for what, reason in reasons.items() if what.startswith("localisation in decoder.conv_in,")]
     assert "no known positions" in reason
 

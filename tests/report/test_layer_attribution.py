@@ -9,13 +9,14 @@ import pytest
 from scipy.stats import t as student
 from synthetic_layers import BUMP, DECODER, changed, layer_scores
 
-from layerscope.artifacts.layer_scores import DIFFERENCES, LayerScores
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, LayerScores
 from layerscope.report.attribution import NOTICE, Attribution, attribute
 from layerscope.report.layer_effects import PairSettings, analyse_layers
 
 LAYERS = ("input", "latent", *DECODER, "reconstruction")
 FLAT = (0.1,) * len(LAYERS)
 RELATIVE = DIFFERENCES.index("relative_l2")
+AUROC = LOCALISATION.index("auroc")
 
 
 def told(scores: LayerScores, resamples: int = 200) -> Attribution:
@@ -88,7 +89,7 @@ def test_with_layers_of_the_encoder_they_are_a_stage_of_their_own() -> None:
     assert [step.stage for step in result.steps] == ["encoder", "latent", "decoder"]
     assert [step.change for step in result.steps] == ["grows", "steady", "fades"]
     assert "the encoder, which enlarges it (× 3." in result.sentence
-    assert result.sentence.split("; ")[-1].startswith("it fades in decoder (× .3")
+    assert "; it fades in decoder (× .3" in result.sentence
 
 
 def test_a_backbone_is_told_by_its_numbered_blocks() -> None:
@@ -134,11 +135,64 @@ def test_where_pairs_become_different_or_equal_it_is_said() -> None:
     assert "No pair was measured" in told(layer_scores(n=0)).sentence
 
 
-def test_repeated_calls_stand_back_behind_the_first() -> None:
-    layers = ("input", "latent", "decoder.conv_in", "decoder.conv_out", "decoder.conv_in:2", "decoder.conv_out:2")
-    result = told(layer_scores((0.1, 0.1, 0.1, 0.3, 0.1, 0.9), layer=layers))
-    assert [step.stage for step in result.steps] == ["encoder", "decoder.conv_in", "decoder.conv_out"]
-    assert "it grows in decoder.conv_out (× 3." in result.sentence
+def test_a_layer_called_twice_takes_no_part_in_stages_and_thirds() -> None:
+    """Blocks 2 and 4 would be a stage that grows and, with their many calls, the largest third."""
+    layers = ("input", *(f"blocks.{place}" for place in range(5)), "blocks.2:2", "blocks.4:2", "blocks.4:3")
+    result = told(layer_scores((0.1, 0.1, 0.1, 0.9, 0.3, 0.9, 0.9, 0.9, 0.9), layer=layers))
+    assert [(step.from_layer, step.to_layer) for step in result.steps] == [
+        ("input", "blocks.0"),
+        ("blocks.0", "blocks.1"),
+        ("blocks.1", "blocks.3"),
+    ]
+    assert "it grows in blocks.3 (× 3." in result.sentence
+    assert "Of the 3 watched layers that were called once" in result.interpretation
+    assert "in the late third (early " in result.interpretation
+    assert "2 layers called repeatedly are left out of stages and thirds, since each call" in result.interpretation
+    assert "calls of watched layers" in result.interpretation
+    assert "left out" not in told(layer_scores()).interpretation
+    nothing = told(layer_scores((0.1, 0.1, 0.1), layer=("input", "norm", "norm:2"))).sentence
+    assert "no stage behind it was called just once" in nothing
+
+
+def test_of_a_tiled_decode_the_decoder_is_judged_as_a_whole() -> None:
+    """A tile without the lesion is no stage: the whole image's reconstruction follows on the whole image's latent."""
+    tiled = ("post_quant_conv", *DECODER)
+    calls = [name if not call else f"{name}:{call + 1}" for call in range(4) for name in tiled]
+    # The first call, the tile at the top left, lies far from the lesion.
+    sizes = (0.1, 0.2, *(0.002,) * len(tiled), *(0.3,) * (3 * len(tiled)), 0.1)
+    result = told(layer_scores(sizes, layer=("input", "latent", *calls, "reconstruction")))
+    assert [(step.stage, step.from_layer, step.to_layer) for step in result.steps] == [
+        ("encoder", "input", "latent"),
+        ("decoder", "latent", "reconstruction"),
+    ]
+    assert "; it fades in decoder (× .5" in result.sentence
+    assert "grows" not in result.sentence
+    assert "reconstruction" not in result.sentence
+    assert f"{len(tiled)} layers called repeatedly are left out" in result.interpretation
+    assert "fewer than three watched layers that were called once" in result.interpretation
+
+
+def test_beside_each_told_step_stands_what_it_does_to_the_floor() -> None:
+    scores = layer_scores()
+    floor = scores.floor.copy()
+    floor[:, :, RELATIVE] = np.exp(np.random.default_rng(1).normal(-3, 0.5, size=floor.shape[:2]))
+    result = told(changed(scores, floor=floor))
+    means = np.exp(np.log(floor[:, :, RELATIVE]).mean(axis=0))
+    for step in (*result.steps, result.encoder):
+        assert step is not None
+        ratio = means[scores.layer.index(step.to_layer)] / means[scores.layer.index(step.from_layer)]
+        assert step.floor_factor == pytest.approx(ratio)
+        if step.change in ("grows", "fades"):
+            assert f"; floor × {ratio:.2f}".replace(" 0.", " .") in result.sentence
+    assert result.sentence.count("floor ×") == 4
+    # A geometric mean of 0 has no ratio; neither has a floor that was not measured.
+    floor[3, 10, RELATIVE] = 0
+    broken = [step for step in told(changed(scores, floor=floor)).steps if math.isnan(step.floor_factor)]
+    assert {scores.layer[10]} == {step.to_layer for step in broken} & {step.from_layer for step in broken}
+    assert "floor ×" not in told(changed(scores, floor=0 * floor)).sentence
+    assert "floor ×" not in told(layer_scores(n_floor=0)).sentence
+    alone = told(changed(layer_scores(n=1, n_floor=1), floor_kind="same_image")).sentence
+    assert alone.count("; floor × ") == 3
 
 
 def test_early_middle_or_late_is_hedged_by_the_intervals() -> None:
@@ -175,3 +229,18 @@ def test_the_floor_and_the_lesion_are_claimed_only_with_an_interval() -> None:
     assert "mean relative L2 is largest" in bare
     one = told(layer_scores(n=1)).interpretation
     assert "stays open without an interval" in one
+
+
+def test_the_lesion_is_judged_by_pairs_with_a_shifted_mask_alone() -> None:
+    scores = layer_scores()
+    control, own = scores.control.copy(), scores.localisation.copy()
+    control[:15] = np.nan
+    own[:15] = 0.01  # would pull the mean down, but has nothing to be compared with
+    text = told(changed(scores, control=control, localisation=own)).interpretation
+    analysis = analyse_layers(scores, PairSettings(n_bootstrap=20))
+    first = analysis.ranking.layers[0]
+    values = (scores.localisation[15:, first, AUROC].mean(), scores.control[15:, first, AUROC].mean())
+    mask, shifted = (f"{value:.3f}".lstrip("0") for value in values)
+    assert f"AUROC {mask}, shifted masks {shifted}, 25 pairs, difference +" in text
+    none = told(changed(scores, control=np.full_like(control, np.nan))).interpretation
+    assert "at the lesion stays open: every shifted mask overlaps the lesion" in none

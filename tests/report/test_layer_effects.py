@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from synthetic_layers import BUMP, DECODER, changed, layer_scores
 
-from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS, LayerScores
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.bootstrap import resample_weights
 from layerscope.functional.resampled_moments import resampled_moments
-from layerscope.report.layer_effects import LayerAnalysis, PairSettings, analyse_layers
+from layerscope.report.layer_effects import LayerAnalysis, Method, PairSettings, analyse_layers
 from layerscope.report.layer_table import layer_table
+from layerscope.report.sentences import significant
 
 FAST = PairSettings(n_bootstrap=200)
 SQNR = DIFFERENCES.index("sqnr_db")
@@ -253,4 +254,25 @@ def test_the_table_shows_the_top_layers_of_every_metric_with_their_ranks() -> No
     assert text.count("(1)") == 8  # the effect, six metrics, the explanation
     assert not any("(" in lines[point] for point in POINTS)
     assert text.splitlines()[-1] == "For research only; not for clinical use."
-    assert max(map(len, text.splitlines())) <= 130
+    assert max(map(len, text.splitlines())) <= 135
+    for row in analysis.top_ranked():
+        expected = significant(float(analysis.scores.floor[:, row, RELATIVE].mean()))
+        assert expected in lines[analysis.scores.layer[row]].replace("(", " ").split()
+
+
+def headings(scores: LayerScores, method: Method, settings: PairSettings = FAST) -> str:
+    line = layer_table(analyse_layers(scores, settings), method=method).splitlines()[0]
+    return " ".join(line.split())
+
+
+def test_the_table_leaves_out_what_the_method_does_not_ask_for_and_a_floor_that_is_not_there() -> None:
+    scores = layer_scores()
+    assert headings(scores, "both").endswith("CI relative L2 floor 1 − cosine SQNR dB RMS L2 CKA")
+    assert headings(scores, "l2").endswith("CI relative L2 floor SQNR dB RMS L2 CKA")
+    assert headings(scores, "cosine").endswith("CI relative L2 floor 1 − cosine SQNR dB CKA")
+    assert "neither compares layers" not in layer_table(analyse_layers(scores, FAST), method="cosine")
+    by_cosine = PairSettings(n_bootstrap=20, rank_by="cosine_dissimilarity")
+    assert "1 − cosine" in headings(scores, "l2", by_cosine)
+    assert "floor" not in headings(layer_scores(n_floor=0), "both")
+    assert "floor" in headings(layer_scores(n=1, n_floor=1), "both")
+    assert "1 floor pair (pairs of negatives)" in layer_table(analyse_layers(layer_scores(n=1, n_floor=1), FAST))

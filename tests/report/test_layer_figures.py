@@ -87,6 +87,27 @@ def test_the_method_chooses_the_panels() -> None:
     assert labels[1].startswith("effect of cosine dissimilarity")
 
 
+def test_the_floor_stands_beside_each_bar_of_relative_l2_and_covers_no_number() -> None:
+    scores = layer_scores()
+    floor = scores.floor.copy()
+    floor[:, :, 2] *= np.linspace(1, 4.5, len(scores.layer))
+    figure = pair_figure(changed(scores, floor=floor), 3)
+    (line,) = figure.axes[0].lines
+    assert line.get_xdata() == pytest.approx(floor[:, :, 2].mean(axis=0))
+    assert line.get_ydata() == pytest.approx(
+        [bar.get_y() + bar.get_height() / 2 for bar in figure.axes[0].patches[-18:]]
+    )
+    assert len(figure.axes[1].lines) == 0
+    assert said(figure).count("noise floor: pairs of negatives") == 1
+    FigureCanvasAgg(figure).draw()
+    markers = line.get_transform().transform(np.column_stack([line.get_xdata(), line.get_ydata()]))
+    for text in figure.axes[0].texts:
+        box = text.get_window_extent()
+        assert not any(box.x0 - 2 < x < box.x1 + 2 and box.y0 < y < box.y1 for x, y in markers)
+    assert "floor" not in said(pair_figure(scores, 3, "cosine"))
+    assert "floor" not in said(pair_figure(layer_scores(n_floor=0), 3))
+
+
 def test_identical_images_have_bars_of_no_length() -> None:
     scores = layer_scores()
     same = changed(scores, values=np.zeros_like(scores.values))

@@ -62,6 +62,9 @@ def test_one_pair_as_json() -> None:
     assert layer["shape"] == [1, *scores.shape[row]]
     assert layer["auroc"] == scores.localisation[2, row, LOCALISATION.index("auroc")]
     assert layer["shifted_lift"] == scores.control[2, row, LOCALISATION.index("lift")]
+    relative = DIFFERENCES.index("relative_l2")
+    assert layer["floor_relative_l2"] == pytest.approx(scores.floor[:, row, relative].mean())
+    assert "floor_relative_l2" not in layer_json(layer_scores(n_floor=0), 2)["latent"]
     assert "identical" not in layer
     identical = record[scores.layer[4]]
     assert (identical["sqnr_db"], identical["identical"], identical["l2_value"]) == (None, True, 0.0)
@@ -164,6 +167,12 @@ def test_the_summary_leads_with_what_was_found() -> None:
     assert len(summary["ranking"]["layers"]) == len(DECODER)
     first = summary["ranking"]["layers"][0]
     assert first["ci_lo"] < first["value"] < first["ci_hi"]
+    column = DIFFERENCES.index("relative_l2")
+    for one in summary["ranking"]["layers"]:
+        row = analysis.scores.layer.index(one["layer"])
+        assert one["mean"] == pytest.approx(analysis.scores.values[:, row, column].mean())
+        assert one["floor_mean"] == pytest.approx(analysis.scores.floor[:, row, column].mean())
+    assert summary["attribution"]["steps"][0]["floor_factor"] > 0
     assert summary["top5"]["effect_relative_l2"] == [one["layer"] for one in summary["ranking"]["layers"][:5]]
     assert summary["top5"]["relative_l2"][0] == analysis.scores.layer[analysis.top("relative_l2")[0]]
     assert set(summary["top5"]) >= {*DIFFERENCES, "linear_cka"}
@@ -198,3 +207,23 @@ def test_what_is_missing_is_a_row_with_its_reason() -> None:
     rows = missing(changed(still, values=values, floor=floor))
     assert rows[f"rank of {still.layer[6]}"] == "no effect: no spread in pairs and floor"
     assert "clustered intervals" not in missing(changed(still, group=still.id))
+    twice = layer_scores((0.1, 0.1, 0.1, 0.1), layer=("input", "latent", "decoder.conv_in", "decoder.conv_in:2"))
+    assert "another part of the image" in missing(twice)["stages and thirds of decoder.conv_in"]
+
+
+def test_pairs_without_a_shifted_mask_are_left_out_and_counted() -> None:
+    scores = layer_scores()
+    control = scores.control.copy()
+    control[:7] = np.nan
+    summary = summary_of(analyse_layers(changed(scores, control=control), FAST))
+    assert (summary["counts"]["localised_pairs"], summary["counts"]["without_shifted_mask"]) == (33, 7)
+    rows = {row["what"]: row["reason"] for row in summary["not_measured"]}
+    assert rows["localisation of some pairs"] == "pairs 7 whose shifted masks all overlap the lesion"
+    cell = aggregated_json(analyse_layers(changed(scores, control=control), FAST))["latent"]["localisation"]["auroc"]
+    assert cell["mean"] == pytest.approx(scores.localisation[7:, 1, LOCALISATION.index("auroc")].mean())
+    assert cell["difference_mean"] == pytest.approx(cell["mean"] - cell["shifted_mean"])
+    assert cell["n"] == cell["shifted_n"] == cell["difference_n"] == 33
+    analysis = analyse_layers(changed(scores, control=np.full_like(control, np.nan)), FAST)
+    assert "localisation" not in aggregated_json(analysis)["latent"]
+    rows = {row["what"]: row["reason"] for row in summary_of(analysis)["not_measured"]}
+    assert "there is no control" in rows["localisation"]

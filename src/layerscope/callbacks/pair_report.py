@@ -38,7 +38,7 @@ class PairReport(Callback):
 
     Args:
         method: which differences are drawn, printed and written for each pair: ``l2`` (and its size-free forms),
-            ``cosine`` or ``both``. The tables always hold all.
+            ``cosine`` or ``both``. CSV files and ``aggregated_results.json`` always hold all.
         rank_by: what layers are ranked by: ``effect`` (standardised, of relative_l2, against the noise floor) or the
             mean of a size-free metric.
         level: confidence level of every interval.
@@ -105,7 +105,9 @@ class PairReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis))
-        print(f"\n{attribution.sentence}\n\n{layer_table(analysis)}\n\n{attribution.interpretation}")
+        print(
+            f"\n{attribution.sentence}\n\n{layer_table(analysis, method=self.method)}\n\n{attribution.interpretation}"
+        )
         print(f"\nResults: {folder.directory.path}")
 
     def _figures(self, analysis: LayerAnalysis) -> dict[str, Figure]:

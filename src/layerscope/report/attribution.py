@@ -13,7 +13,8 @@ import numpy as np
 from layerscope.artifacts.layer_scores import LOCALISATION, FloatArray
 from layerscope.report.figure_style import percent
 from layerscope.report.layer_effects import RELATIVE, LayerAnalysis, watched
-from layerscope.report.layer_names import is_first_call, stage_of
+from layerscope.report.layer_names import called_once, repeated_layers, stage_of
+from layerscope.report.noise_floor import floor_factor, floor_words
 from layerscope.report.pair_means import joint_interval, pair_means, surer
 from layerscope.report.sentences import joined, short, significant
 
@@ -33,6 +34,7 @@ class Step:
 
     factor: geometric mean over pairs of the ratio, with its interval ci_lo to ci_hi (NaN where there is none); the
     intervals of all stages hold together (``pair_means.surer``). n: pairs that differ in both layers.
+    floor_factor: what the stage does to the noise floor (``noise_floor.floor_factor``); NaN where that is undefined.
     change: "grows" or "fades" where the interval excludes 1 and the factor is relevant; "steady" where the whole
     interval is irrelevant; "vanishes" where no pair differs any more.
     """
@@ -44,6 +46,7 @@ class Step:
     ci_lo: float
     ci_hi: float
     n: int
+    floor_factor: float
     change: Change
 
 
@@ -61,7 +64,11 @@ class Attribution:
 
 
 def attribute(analysis: LayerAnalysis) -> Attribution:
-    """Sentence, interpretation and steps of an analysis. Repeated calls of a layer stand back behind its first."""
+    """Sentence, interpretation and steps of an analysis.
+
+    Layers that were called several times in a pass take no part in stages and thirds: of a model that works in tiles
+    each call sees another part of the image, and input, latent and reconstruction are the whole of it.
+    """
     chain = _stages(analysis)
     n_steps = len(chain) - 1
     steps = _steps(analysis, [(*before, *after) for before, after in pairwise(chain)], n_steps)
@@ -82,13 +89,13 @@ def _stages(analysis: LayerAnalysis) -> list[tuple[str, int]]:
     layers = analysis.scores.layer
     autoencoder = "latent" in layers
     chain: dict[str, int] = {}
-    for row, name in enumerate(layers):
-        if is_first_call(name):
-            chain[stage_of(name, autoencoder)] = row
+    for row in called_once(layers):
+        chain[stage_of(layers[row], autoencoder)] = row
     stages = sorted(chain.items(), key=lambda item: item[1])
     names = [name for name, _ in stages]
-    if "latent" in names and "reconstruction" in names and names.index("reconstruction") == names.index("latent") + 1:
-        # No layer of the decoder was watched, so it is judged as a whole.
+    between = names[names.index("latent") + 1 : -1] if "latent" in names and names[-1] == "reconstruction" else None
+    if between in ([], ["post_quant_conv"]):
+        # No layer of the decoder was watched, or each was called several times, so it is judged as a whole.
         stages[names.index("reconstruction")] = ("decoder", chain["reconstruction"])
     return stages
 
@@ -121,6 +128,7 @@ def _steps(analysis: LayerAnalysis, pairs: Sequence[tuple[str, int, str, int]], 
                 ci_lo=math.exp(lo),
                 ci_hi=math.exp(hi),
                 n=int(means.n[place]),
+                floor_factor=floor_factor(analysis.scores, start, end),
                 change="vanishes" if gone else _change(mean, lo, hi),
             )
         )
@@ -145,6 +153,9 @@ def _sentence(
         return "No pair was measured, so nothing can be said about any layer."
     mean = analysis.differences.pairs.mean[:, RELATIVE]
     present = [(name, row) for name, row in chain if mean[row] > 0]
+    repeated = repeated_layers(analysis.scores.layer)
+    if not present and repeated and (mean > 0).any():
+        return "The images of the pairs differ only in layers that were called several times, so no stage can be told."
     if not present:
         return "The two images of every pair are identical in every watched layer, so there is no difference to follow."
     enters = _enters(analysis, chain, present[0], encoder)
@@ -162,7 +173,7 @@ def _sentence(
     if told:
         return f"{enters}; it {joined(told)}."
     if not behind:
-        return f"{enters}; no stage behind it was watched."
+        return f"{enters}; no stage behind it was {'called just once' if repeated else 'watched'}."
     settled = encoder is not None and encoder.change in ("grows", "fades", "vanishes")
     return f"{enters}; {'behind the latent ' if settled else ''}no stage changes it surely."
 
@@ -191,7 +202,7 @@ def _enters(
         case "steady":
             does = f"which passes it on at about its size ({factor}; {size})"
         case _ if analysis.n_units < 2:
-            does = f"where its size changes by {factor} ({size})"
+            does = f"which changes its size ({factor}; {size})"
         case _:
             does = f"which does not surely change its size ({factor}; {size})"
     return f"The difference enters through the encoder, {does}"
@@ -200,23 +211,25 @@ def _enters(
 def _unsure_sentence(analysis: LayerAnalysis, enters: str, steps: Sequence[Step]) -> str:
     """What a single pair, or a single patient, shows: values, and no certainty."""
     defined = [step for step in steps if math.isfinite(step.factor) and step.factor > 0]
+    level = percent(analysis.settings.level)
     largest = max(defined, key=lambda step: step.factor, default=None)
     smallest = min(defined, key=lambda step: step.factor, default=None)
     told = []
     if largest and largest.factor > RELEVANT_FACTOR:
-        told.append(f"grows most in {largest.stage} (× {_number(largest.factor)})")
+        told.append(f"grows most in {largest.stage} ({_factor(largest, level)})")
     if smallest and smallest.factor < 1 / RELEVANT_FACTOR:
-        told.append(f"fades most in {smallest.stage} (× {_number(smallest.factor)})")
+        told.append(f"fades most in {smallest.stage} ({_factor(smallest, level)})")
     text = f"it {joined(told)}" if told else "no stage changes it by more than a tenth"
     whose = "one pair" if analysis.n_pairs == 1 else "the pairs of one patient"
     return f"{enters}; {text}, but from {whose} no interval can be given, so none of this is sure."
 
 
 def _factor(step: Step, level: str) -> str:
+    """Factor, interval if there is one, and what the stage does to the floor. level: of the interval, in words."""
     text = f"× {_number(step.factor)}"
-    if math.isnan(step.ci_lo):
-        return text
-    return f"{text}, {level} CI {_number(step.ci_lo)} to {_number(step.ci_hi)}"
+    if math.isfinite(step.ci_lo):
+        text += f", {level} CI {_number(step.ci_lo)} to {_number(step.ci_hi)}"
+    return text if math.isnan(step.floor_factor) else f"{text}; floor × {_number(step.floor_factor)}"
 
 
 def _number(factor: float) -> str:
@@ -224,18 +237,20 @@ def _number(factor: float) -> str:
 
 
 def _interpretation(analysis: LayerAnalysis) -> str:
-    """Early, middle or late; what that may mean; the noise floor; the lesion; the notice."""
-    parts = [*_thirds(analysis), _against_floor(analysis), _at_lesion(analysis), NOTICE]
+    """Early, middle or late; what that may mean; what was left out; the noise floor; the lesion; the notice."""
+    parts = [*_thirds(analysis), _left_out(analysis), _against_floor(analysis), _at_lesion(analysis), NOTICE]
     return " ".join(part for part in parts if part)
 
 
 def _thirds(analysis: LayerAnalysis) -> list[str]:
     layers = analysis.scores.layer
-    rows = [row for row in watched(layers) if is_first_call(layers[row])]
+    once = set(called_once(layers))
+    rows = [row for row in watched(layers) if row in once]
+    known = "watched layers" if len(once) == len(layers) else "watched layers that were called once"
     if not analysis.n_pairs:
         return []
     if len(rows) < len(_THIRDS):
-        return ["Fewer than three layers were watched, too few to tell early from late."]
+        return [f"There are fewer than three {known}, too few to tell early from late."]
     by_effect = analysis.ranking.statistic == "effect"
     table = analysis.differences.effect if by_effect else analysis.differences.pairs.mean
     resamples = analysis.resampled_effect if by_effect else analysis.resampled
@@ -256,9 +271,9 @@ def _thirds(analysis: LayerAnalysis) -> list[str]:
         return short(value, 2) if by_effect else significant(value)
 
     figures = ", ".join(f"{name} {number(value)}" for name, value in zip(_THIRDS, values))
-    head = f"Of the {len(rows)} watched layers in order of computation, the {what} in the {_THIRDS[largest]} third"
+    head = f"Of the {len(rows)} {known} in order of computation, the {what} in the {_THIRDS[largest]} third"
     if analysis.n_units < 2:
-        return [f"{head} ({figures}), without any interval.", _meaning(analysis, _THIRDS[largest], sure=False)]
+        return [f"{head} ({figures}), without any interval.", _meaning(layers, rows, _THIRDS[largest], sure=False)]
     over = np.stack([_column_means(resamples[:, part]) for part in thirds], axis=1)
     open_against = []
     units = min(analysis.n_units, len(analysis.scores.floor)) if by_effect else analysis.n_units
@@ -273,14 +288,13 @@ def _thirds(analysis: LayerAnalysis) -> list[str]:
             )
     if open_against:
         hedge = f"{head}, but not surely: {joined(open_against)} ({figures})."
-        return [hedge, _meaning(analysis, _THIRDS[largest], sure=False)]
-    return [f"{head} ({figures}), surely above both others.", _meaning(analysis, _THIRDS[largest], sure=True)]
+        return [hedge, _meaning(layers, rows, _THIRDS[largest], sure=False)]
+    return [f"{head} ({figures}), surely above both others.", _meaning(layers, rows, _THIRDS[largest], sure=True)]
 
 
-def _meaning(analysis: LayerAnalysis, third: str, sure: bool) -> str:
-    """What early, middle and late usually are in such a model."""
-    layers = analysis.scores.layer
-    modules = [layers[row] for row in watched(layers)]
+def _meaning(layers: Sequence[str], rows: Sequence[int], third: str, sure: bool) -> str:
+    """What early, middle and late usually are in such a model. rows: of the layers that the thirds are made of."""
+    modules = [layers[row] for row in rows]
     decoder = all(name.startswith(("decoder.", "post_quant_conv")) for name in modules)
     encoder = all(name.startswith(("encoder.", "quant_conv")) for name in modules)
     if "latent" in layers and decoder:
@@ -311,22 +325,29 @@ def _meaning(analysis: LayerAnalysis, third: str, sure: bool) -> str:
     return f"Such {third} layers usually {words[third]}, so the difference {verb} by that; this is a reading, no proof."
 
 
+def _left_out(analysis: LayerAnalysis) -> str:
+    repeated = len(repeated_layers(analysis.scores.layer))
+    if not repeated or not analysis.n_pairs:
+        return ""
+    which = (
+        "One layer that was called several times is" if repeated == 1 else f"{repeated} layers called repeatedly are"
+    )
+    return f"{which} left out of stages and thirds, since each call may see another part of the image."
+
+
 def _against_floor(analysis: LayerAnalysis) -> str:
     lo = analysis.differences.effect_lo[:, RELATIVE]
     rows = [row for row in watched(analysis.scores.layer) if np.isfinite(lo[row])]
     if not rows:
         return ""
     above = [row for row in rows if lo[row] > 0]
-    kind = {
-        "negatives": "pairs of negatives",
-        "same_image": "the same image twice",
-    }.get(analysis.scores.floor_kind, analysis.scores.floor_kind)
-    floor = f"the noise floor ({kind})"
+    floor = f"the noise floor ({floor_words(analysis.scores.floor_kind)})"
+    watched_layers = "calls of watched layers" if repeated_layers(analysis.scores.layer) else "watched layers"
     if not above:
         return f"In no watched layer does the pairs' relative L2 surely exceed {floor}."
     if len(above) == len(rows):
-        return f"In all {len(rows)} watched layers the pairs' relative L2 surely exceeds {floor}."
-    some = f"{len(above)} of {len(rows)} watched layers"
+        return f"In all {len(rows)} {watched_layers} the pairs' relative L2 surely exceeds {floor}."
+    some = f"{len(above)} of {len(rows)} {watched_layers}"
     first = analysis.scores.layer[above[0]]
     return f"In {some} the pairs' relative L2 surely exceeds {floor}, first in {first}."
 
@@ -337,11 +358,14 @@ def _at_lesion(analysis: LayerAnalysis) -> str:
     if not analysis.ranking.layers:
         return ""
     row = analysis.ranking.layers[0]
-    if not table.mask.n[row, auroc]:
-        return ""
     name = f"{analysis.scores.layer[row]}, the first in the ranking,"
+    if not table.measured and table.no_control:
+        return f"Whether the difference in {name} is at the lesion stays open: every shifted mask overlaps the lesion."
+    n = int(table.mask.n[row, auroc])
+    if not n:
+        return ""
     own, shifted = table.mask.mean[row, auroc], table.shifted.mean[row, auroc]
-    figures = f"AUROC {short(own)}, shifted masks {short(shifted)}"
+    figures = f"AUROC {short(own)}, shifted masks {short(shifted)}, {n} {'pair' if n == 1 else 'pairs'}"
     lo, hi = table.difference.lo[row, auroc], table.difference.hi[row, auroc]
     if not np.isfinite(lo):
         return f"Whether the difference in {name} is at the lesion stays open without an interval ({figures})."

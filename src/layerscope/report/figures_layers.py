@@ -31,6 +31,7 @@ from layerscope.report.figure_style import (
 )
 from layerscope.report.layer_effects import LayerAnalysis, Method, Statistic, watched
 from layerscope.report.layer_names import layer_labels
+from layerscope.report.noise_floor import floor_relative_l2, floor_words
 from layerscope.report.pair_means import PairMeans
 from layerscope.report.sentences import MINUS, significant
 
@@ -39,6 +40,9 @@ TOP = 5
 _ROW = 0.19
 _TALLEST = 40.0
 """Inches: the height of a layer's row, and of a figure at most; with more layers rows get narrower."""
+
+_NUMBER, _RANKED_NUMBER, _MARKER = 0.13, 0.21, 0.012
+"""Shares of a panel's width: a number beside a bar, alone and with its rank; from a marker's middle to its edge."""
 
 _GAP = 0.55
 """Rows between a point and the layers next to it."""
@@ -49,14 +53,15 @@ _METRICS: dict[Method, tuple[str, ...]] = {
     "both": ("relative_l2", "cosine_dissimilarity"),
 }
 _AXIS = {"relative_l2": "relative L2", "cosine_dissimilarity": "cosine dissimilarity"}
-_FLOOR = {"negatives": "noise floor: pairs of negatives", "same_image": "noise floor: the same image twice"}
 
 
 def pair_figure(scores: LayerScores, pair: int, method: Method = "both") -> Figure:
     """One pair (a row of the scores): bars over the layers in order of computation, the top five of each panel marked.
 
-    Points (input, latent, reconstruction) are grey, stand apart and are not ranked.
+    Points (input, latent, reconstruction) are grey, stand apart and are not ranked. Beside each bar of relative L2 a
+    small open marker shows the mean of the noise floor, if there is one.
     """
+    has_floor, floor = len(scores.floor) > 0, floor_relative_l2(scores)
     places = _places(scores.layer)
     figure, panels = _figure(scores, places, len(_METRICS[method]), width=2.7)
     size = _rows(places)[2]
@@ -66,14 +71,29 @@ def pair_figure(scores: LayerScores, pair: int, method: Method = "both") -> Figu
         top = sorted(rows, key=lambda row: -values[row])[:TOP]
         colours = [_colour(scores.layer[row], row in top) for row in range(len(values))]
         panel.barh(places, np.nan_to_num(values), height=0.72, color=colours, linewidth=0)
+        beside = np.nan_to_num(floor if metric == "relative_l2" else np.zeros(len(values)))
+        room = 1.36 * float(np.nanmax([*values, *beside], initial=0))
         for row, value in enumerate(values):
             text = f"{significant(value)}{f'  ({top.index(row) + 1})' if row in top else ''}"
             weight = "bold" if row in top else "normal"
-            _beside(panel, float(np.nan_to_num(value)), places[row], text, min(6.5, size), weight)
-        panel.set_xlim(0, (1.36 * float(np.nanmax(values, initial=0))) or 1)
+            end = float(np.nan_to_num(value))
+            edge, width = _MARKER * room, (_RANKED_NUMBER if row in top else _NUMBER) * room
+            if not beside[row] or not end - edge < beside[row] < end + width:
+                _beside(panel, end, places[row], text, min(6.5, size), weight)
+            elif end > width + edge:  # the marker stands where the number would be, which goes into the bar
+                at = min(end, beside[row] - edge)
+                _beside(panel, at, places[row], text, min(6.5, size), weight, inside=True)
+            else:
+                _beside(panel, beside[row] + edge, places[row], text, min(6.5, size), weight)
+        if metric == "relative_l2" and has_floor:
+            _floor_markers(panel, places, floor)
+        panel.set_xlim(0, room or 1)
         panel.set_xlabel(_AXIS[metric])
     _heading(figure, f"Layer differences of {short_name(scores.id[pair], 50)}")
-    _legend(figure, [_patch(VERMILION, f"top {TOP} of the panel"), _patch(BLUE, "other layers"), *_point_patch(scores)])
+    handles = [_patch(VERMILION, f"top {TOP} of the panel"), _patch(BLUE, "other layers"), *_point_patch(scores)]
+    _legend(
+        figure, [*handles, *([_floor_handle(scores, BLACK)] if "relative_l2" in _METRICS[method] and has_floor else [])]
+    )
     return figure
 
 
@@ -119,7 +139,7 @@ def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figur
     handles = [_marker(VERMILION, f"top {TOP} of the panel"), _marker(BLUE, "other layers")]
     handles += [_marker(BLACK, "not ranked: points")] if _has_points(scores) else []
     if analysis.has_floor:
-        handles.append(_marker(GREY, _FLOOR.get(scores.floor_kind, "noise floor"), "d", filled=False))
+        handles.append(_floor_handle(scores))
     handles += [_interval_handle(analysis)] if analysis.n_units > 1 else []
     _legend(figure, handles)
     return figure
@@ -237,16 +257,33 @@ def _dot(
     )
 
 
-def _beside(panel: Axes, value: float, place: float, text: str, size: float, weight: str) -> None:
+def _floor_markers(panel: Axes, places: FloatArray, floor: FloatArray) -> None:
+    panel.plot(
+        floor,
+        places,
+        color=BLACK,
+        marker="d",
+        markersize=3.5,
+        markerfacecolor="white",
+        markeredgewidth=0.8,
+        linestyle="none",
+        clip_on=False,  # a floor of exactly 0 stands on the axis
+        zorder=3,
+    )
+
+
+def _beside(panel: Axes, value: float, place: float, text: str, size: float, weight: str, inside: bool = False) -> None:
+    """Text behind the end of a bar, or before it, inside the bar."""
     panel.annotate(
         text,
         (value, place),
-        xytext=(3, 0),
+        xytext=(-3 if inside else 3, 0),
         textcoords="offset points",
+        ha="right" if inside else "left",
         va="center",
         fontsize=size,
         fontweight=weight,
-        color=BLACK,
+        color="white" if inside else BLACK,
     )
 
 
@@ -296,6 +333,10 @@ def _marker(colour: str, label: str, marker: str = "o", filled: bool = True) -> 
     return Line2D(
         [], [], color=colour, marker=marker, markersize=4, markerfacecolor=face, linestyle="none", label=label
     )
+
+
+def _floor_handle(scores: LayerScores, colour: str = GREY) -> Line2D:
+    return _marker(colour, f"noise floor: {floor_words(scores.floor_kind)}", "d", filled=False)
 
 
 def _interval_handle(analysis: LayerAnalysis) -> Line2D:

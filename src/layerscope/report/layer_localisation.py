@@ -15,13 +15,14 @@ _AUROC = LOCALISATION.index("auroc")
 
 @dataclass(frozen=True)
 class LocalisationTable:
-    """Means over pairs, each (L, 5) in the order of ``LOCALISATION``.
+    """Means over the pairs that have a figure and its control, each (L, 5) in the order of ``LOCALISATION``.
 
-    mask, shifted: of the figures for the mask and for its control. difference: mask − control, paired; an interval
-    above 0 is the evidence that the difference is at the lesion, and not merely where it would be anyway. As a claim
-    hangs on it, its interval holds with few pairs too (``pair_means.joint_interval``).
+    mask, shifted: of the figures for the mask and for its control, over the same pairs. difference: mask − control,
+    paired; an interval above 0 is the evidence that the difference is at the lesion, and not merely where it would be
+    anyway. As a claim hangs on it, its interval holds with few pairs too (``pair_means.joint_interval``).
     nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
     no_positions: (L,), layers whose activations have no known place in the image (``without_positions``).
+    no_control: pairs left out because every shifted mask overlaps the lesion.
     no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
     """
 
@@ -30,13 +31,14 @@ class LocalisationTable:
     difference: PairMeans
     nothing: NDArray[np.int64]
     no_positions: NDArray[np.bool_]
+    no_control: int
     no_mask: int
     empty_mask: int
     whole_mask: int
 
     @property
     def measured(self) -> bool:
-        """Whether any pair could be localised in any layer."""
+        """Whether any pair could be compared with its control in any layer."""
         return bool(self.mask.n.any())
 
     def at_lesion(self, layer: int) -> bool:
@@ -56,9 +58,12 @@ def summarise_localisation(
     usable = (share > 0) & (share < 1)
 
     no_positions = without_positions(scores)
+    paired = usable[:, None, None] & np.isfinite(own) & np.isfinite(control)
+    localised = np.isfinite(own[:, :, _AUROC]).any(axis=1)
+    controlled = np.isfinite(control[:, :, _AUROC]).any(axis=1)
 
     def means(values: FloatArray) -> PairMeans:
-        return pair_means(np.where(usable[:, None, None], values, np.nan), weights, group, level)
+        return pair_means(np.where(paired, values, np.nan), weights, group, level)
 
     return LocalisationTable(
         mask=means(own),
@@ -66,6 +71,7 @@ def summarise_localisation(
         difference=surer(means(own - control), level),
         nothing=(usable[:, None] & np.isnan(own[:, :, _AUROC]) & ~no_positions).sum(axis=0).astype(np.int64),
         no_positions=no_positions,
+        no_control=int((usable & localised & ~controlled).sum()),
         no_mask=int(np.isnan(share).sum()),
         empty_mask=int((share == 0).sum()),
         whole_mask=int((share >= 1).sum()),

@@ -42,8 +42,20 @@ def first_call(layer: str) -> str:
     return re.sub(r":\d+$", "", layer)
 
 
-def is_first_call(layer: str) -> bool:
-    return first_call(layer) == layer
+def repeated_layers(layers: Sequence[str]) -> list[str]:
+    """Layers that were called more than once in a pass, without the number of the call.
+
+    >>> repeated_layers(["latent", "decoder.act", "decoder.conv_out", "decoder.act:2", "decoder.act:3"])
+    ['decoder.act']
+    """
+    again = {first_call(name) for name in layers if first_call(name) != name}
+    return [name for name in layers if name in again]
+
+
+def called_once(layers: Sequence[str]) -> list[int]:
+    """Rows of the points and of the layers that were called once in a pass, whose values are of the whole image."""
+    again = set(repeated_layers(layers))
+    return [row for row, name in enumerate(layers) if first_call(name) not in again]
 
 
 def layer_labels(layers: Sequence[str], length: int = 34) -> list[str]:

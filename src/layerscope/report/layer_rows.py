@@ -12,6 +12,8 @@ from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, SIZE_FR
 from layerscope.report.attribution import NOTICE, Attribution, attribute
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, watched
 from layerscope.report.layer_localisation import exclusion, without_positions
+from layerscope.report.layer_names import repeated_layers
+from layerscope.report.noise_floor import floor_relative_l2
 from layerscope.report.pair_means import PairMeans
 from layerscope.types import CKA_GROUP
 
@@ -22,17 +24,21 @@ _LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "co
 def layer_json(scores: LayerScores, pair: int, method: Method = "both") -> dict[str, Any]:
     """layer_differences.json of one pair (a row of the scores): layer name to its figures, in order of computation.
 
-    cosine_value is the dissimilarity. sqnr_db is None with ``"identical": True`` where both images give the same.
+    cosine_value is the dissimilarity. floor_relative_l2, the mean over the floor's pairs, is there if there is a floor.
+    sqnr_db is None with ``"identical": True`` where both images give the same.
     """
     values = scores.values[pair]
     if np.isnan(values).all():
         raise ValueError(f"pair {pair} ({scores.id[pair]}) was skipped and has no differences")
+    floor = floor_relative_l2(scores)
     record: dict[str, Any] = {}
     for row, name in enumerate(scores.layer):
         cells = {metric: values[row, column] for column, metric in enumerate(DIFFERENCES)}
         layer = {
             _JSON_NAMES.get(metric, metric): value for metric, value in cells.items() if metric not in _LEFT_OUT[method]
         }
+        if len(scores.floor):
+            layer["floor_relative_l2"] = floor[row]
         if np.isposinf(cells["sqnr_db"]):
             layer["identical"] = True
         layer["shape"] = [1, *scores.shape[row]]
@@ -45,7 +51,8 @@ def layer_json(scores: LayerScores, pair: int, method: Method = "both") -> dict[
 def aggregated_json(analysis: LayerAnalysis) -> dict[str, Any]:
     """aggregated_results.json: per layer and metric mean, spread, floor and effect; CKA, pooled figures, localisation.
 
-    None where a figure is undefined; each metric's "flag" says why. "localisation" is there if any pair has a mask.
+    None where a figure is undefined; each metric's "flag" says why. "localisation" is there if any pair has a mask
+    and a shifted one beside it; its figures are over such pairs alone.
     """
     scores, table = analysis.scores, analysis.differences
     record: dict[str, Any] = {}
@@ -137,6 +144,8 @@ def summary_of(analysis: LayerAnalysis, attribution: Attribution | None = None) 
             "value": value[row, column],
             "ci_lo": lo[row, column],
             "ci_hi": hi[row, column],
+            "mean": table.pairs.mean[row, column],
+            "floor_mean": table.floor.mean[row, column],
         }
         for row in ranking.layers
     ]
@@ -172,6 +181,7 @@ def summary_of(analysis: LayerAnalysis, attribution: Attribution | None = None) 
                     "layers": len(watched(scores.layer)),
                     "cka_groups": scores.cka_groups,
                     "localised_pairs": int(localisation.mask.n.max(initial=0)),
+                    "without_shifted_mask": localisation.no_control,
                     "without_mask": localisation.no_mask,
                     "empty_mask": localisation.empty_mask,
                     "mask_covers_image": localisation.whole_mask,
@@ -232,6 +242,9 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
         names = ", ".join(scores.layer[row] for row in unranked)
         reasons = "; ".join(dict.fromkeys(table.flag[row][column] for row in unranked if table.flag[row][column]))
         missing.append({"what": f"rank of {names}", "reason": reasons or "no value"})
+    if repeated := repeated_layers(scores.layer):
+        reason = "they were called several times in a pass, and each call may see another part of the image"
+        missing.append({"what": f"stages and thirds of {', '.join(repeated)}", "reason": reason})
     if analysis.n_units < 2:
         unit = "pair" if scores.group is None else "patient"
         missing.append({"what": "intervals", "reason": f"fewer than two {unit}s were measured"})
@@ -255,7 +268,10 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
         reason = f"up to {most} pairs a layer are identical there, where SQNR is infinite; means leave them out"
         missing.append({"what": "part of sqnr_db", "reason": reason})
     if not localisation.measured:
-        reason = "no pair has a mask" if localisation.no_mask == analysis.n_pairs else "no pair has a usable mask"
+        if localisation.no_control:
+            reason = "of every pair with a usable mask each shifted mask overlaps the lesion, so there is no control"
+        else:
+            reason = "no pair has a mask" if localisation.no_mask == analysis.n_pairs else "no pair has a usable mask"
         missing.append({"what": "localisation", "reason": reason})
     else:
         left_out = [
@@ -264,6 +280,7 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
                 (localisation.no_mask, "without a mask"),
                 (localisation.empty_mask, "with an empty mask"),
                 (localisation.whole_mask, "whose mask covers the image"),
+                (localisation.no_control, "whose shifted masks all overlap the lesion"),
             )
             if count
         ]

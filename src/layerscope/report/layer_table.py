@@ -11,7 +11,8 @@ from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.report.attribution import NOTICE
 from layerscope.report.console import laid_out, printable
 from layerscope.report.figure_style import percent
-from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Statistic
+from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Statistic
+from layerscope.report.noise_floor import floor_relative_l2, floor_words
 from layerscope.report.sentences import short, significant
 
 _HEADINGS = {
@@ -22,20 +23,26 @@ _HEADINGS = {
     "l2": "L2",
     "linear_cka": "CKA",
 }
+_LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "cosine": ("l2", "rms"), "both": ()}
+_BESIDE_FLOOR: tuple[str, Statistic] = ("relative_l2", "mean")
 _DECIBELS = 1
 _NAME = 44
 """Decimals of a figure in dB; characters of a layer's name, which users copy into patterns."""
 
 
-def layer_table(analysis: LayerAnalysis, top: int = 5) -> str:
+def layer_table(analysis: LayerAnalysis, top: int = 5, method: Method = "both") -> str:
     """The layers among the first ``top`` by the effect or by any metric, in order of computation; points below.
 
-    A rank of 1 to ``top`` stands in brackets behind the value that earns it.
+    A rank of 1 to ``top`` stands in brackets behind the value that earns it. Beside relative L2 stands the mean of
+    the noise floor. ``method`` "l2" leaves out the cosine, "cosine" L2 and RMS; what layers are ranked by is shown with
+    either.
     """
     scores = analysis.scores
     effect = analysis.ranking.statistic == "effect"
     columns: list[tuple[str, Statistic]] = [("relative_l2", "effect")] if effect else []
     columns += [(metric, "mean") for metric in _HEADINGS if metric in RANKED_METRICS]
+    left_out = set(_LEFT_OUT[method]) - {analysis.ranking.metric}
+    columns = [column for column in columns if column[0] not in left_out]
     # A column without a single value, such as CKA of one pair, tells nothing.
     columns = [
         column for column in columns if any(np.isfinite(_value(analysis, row, *column)) for row in _all(analysis))
@@ -43,17 +50,20 @@ def layer_table(analysis: LayerAnalysis, top: int = 5) -> str:
     ranks = {column: {row: place + 1 for place, row in enumerate(analysis.order(*column)[:top])} for column in columns}
     shown = sorted({row for places in ranks.values() for row in places})
     anchors = [row for row in _all(analysis) if scores.layer[row] in POINTS]
+    floor = floor_relative_l2(scores)
     rows = [["layer"]]
     for metric, statistic in columns:
         rows[0].append("effect" if statistic == "effect" else _HEADINGS[metric])
         rows[0] += [f"{percent(analysis.settings.level)} CI"] if statistic == "effect" else []
+        rows[0] += ["floor"] if analysis.has_floor and (metric, statistic) == _BESIDE_FLOOR else []
     for row in [*shown, *anchors]:
         line = [printable(scores.layer[row], _NAME)]
         for column in columns:
             line.append(_ranked(_number(_value(analysis, row, *column), *column), ranks[column].get(row), top))
             line += [_interval(analysis, row)] if column[1] == "effect" else []
+            line += [_number(floor[row], *column)] if analysis.has_floor and column == _BESIDE_FLOOR else []
         rows.append(line)
-    text = [laid_out(rows, numeric=set(range(1, len(rows[0]))), last=len(anchors)), *_notes(analysis, top)]
+    text = [laid_out(rows, numeric=set(range(1, len(rows[0]))), last=len(anchors)), *_notes(analysis, top, method)]
     return "\n".join([*text, NOTICE])
 
 
@@ -90,7 +100,7 @@ def _interval(analysis: LayerAnalysis, row: int) -> str:
     return f"[{short(lo, 2)}, {short(hi, 2)}]" if math.isfinite(lo) else ""
 
 
-def _notes(analysis: LayerAnalysis, top: int) -> list[str]:
+def _notes(analysis: LayerAnalysis, top: int, method: Method) -> list[str]:
     ranking = analysis.ranking
     scores = analysis.scores
     unit = "pair" if analysis.n_pairs == 1 else "pairs"
@@ -99,12 +109,15 @@ def _notes(analysis: LayerAnalysis, top: int) -> list[str]:
         f"Means over {analysis.n_pairs} {unit}{patients}; ({1}) to ({top}): the most different layers by a column."
     ]
     if ranking.statistic == "effect":
-        kind = {"negatives": "pairs of negatives", "same_image": "the same image twice"}
-        floor = kind.get(scores.floor_kind, scores.floor_kind)
+        floor = floor_words(scores.floor_kind)
         notes.append(f"Effect: of relative L2 over {len(scores.floor)} floor pairs ({floor}); layers are ranked by it.")
     elif ranking.fallback:
         notes.append(f"Layers are ranked by the mean of {ranking.metric}, since {ranking.fallback}.")
     else:
         notes.append(f"Layers are ranked by the mean of {ranking.metric}.")
-    notes.append("L2 grows with a layer's size and RMS with its scale: neither compares layers.")
+    if analysis.has_floor and ranking.statistic != "effect":
+        unit = "floor pair" if len(scores.floor) == 1 else "floor pairs"
+        notes.append(f"Floor: mean relative L2 of {len(scores.floor)} {unit} ({floor_words(scores.floor_kind)}).")
+    if method != "cosine":
+        notes.append("L2 grows with a layer's size and RMS with its scale: neither compares layers.")
     return notes
