@@ -11,6 +11,7 @@ from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.report.attribution import NOTICE
 from layerscope.report.console import laid_out, printable
 from layerscope.report.figure_style import percent
+from layerscope.report.layer_cka import few_groups
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Statistic
 from layerscope.report.sentences import short, significant
 
@@ -63,7 +64,7 @@ def _all(analysis: LayerAnalysis) -> Sequence[int]:
 
 def _value(analysis: LayerAnalysis, row: int, metric: str, statistic: Statistic) -> float:
     if metric == "linear_cka":
-        return float(analysis.scores.linear_cka[row])
+        return float(analysis.cka.value[row])
     table = analysis.differences.effect if statistic == "effect" else analysis.differences.pairs.mean
     return float(table[row, DIFFERENCES.index(metric)])
 
@@ -107,4 +108,6 @@ def _notes(analysis: LayerAnalysis, top: int) -> list[str]:
     else:
         notes.append(f"Layers are ranked by the mean of {ranking.metric}.")
     notes.append("L2 grows with a layer's size and RMS with its scale: neither compares layers.")
+    if np.isfinite(analysis.cka.value).any() and not analysis.cka.ranks:
+        notes.append(f"CKA ranks no layers: {few_groups(analysis.cka)}.")
     return notes
