@@ -15,8 +15,8 @@ from layerscope.types import CKA_GROUP
 FEW_GROUPS = 10
 """With fewer groups of pairs an interval is rough, and CKA ranks no layers.
 
-Simulated pairs of 16 features with a CKA of .67: 95 % intervals of 2, 5, 10 and 40 groups held it in 52, 80, 90 and 94 %
-of runs, and the values' standard deviation was .32, .19, .13 and .07.
+Simulated pairs of 16 features with a CKA of .67: 95 % intervals of 2, 5, 10 and 40 groups held it in 52, 80, 90 and
+94 % of runs, and the values' standard deviation was .32, .19, .13 and .07.
 """
 
 
