@@ -114,7 +114,7 @@ def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figur
             if math.isfinite(value):
                 _dot(panel, places[row], value, (cka.lo[row], cka.hi[row]), colour(row))
         panel.axvline(1, color=GREY, linewidth=0.8)
-        panel.set_xlabel(f"linear CKA\n(1: alike{'' if cka.ranks else '; few pairs: no rank'})")
+        panel.set_xlabel("linear CKA\n(1: alike)" if cka.ranks else "linear CKA (1: alike)\nfew pairs: no rank")
     patients = "" if scores.group is None else f" of {analysis.n_units} patients"
     pairs = "1 pair" if analysis.n_pairs == 1 else f"{analysis.n_pairs} pairs"
     _heading(figure, f"Layer differences over {pairs}{patients}")
