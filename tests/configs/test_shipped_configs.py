@@ -313,7 +313,7 @@ def check_pair_folder(run: Path, name: str, config: dict[str, Any]) -> None:
     summary, layers = read_summary(run), check_watched_layers(run, name)
     data = config["data"]["init_args"]
     counts = {"pairs": PAIRS, "skipped": 0, "floor_pairs": PAIRS // 2, "floor_kind": "negatives"}
-    counts |= {"localised_pairs": PAIRS, "cka_groups": PAIRS // 4}
+    counts |= {"localised_pairs": PAIRS, "cka_groups": PAIRS // 4, "cka_groups_lost": 0}
     assert summary["counts"] | counts == summary["counts"]
     assert (summary["data"]["fill"], summary["data"]["masks"]) == (data.get("fill"), PAIRS)
     assert summary["ranking"]["metric"] == "relative_l2"
@@ -321,7 +321,7 @@ def check_pair_folder(run: Path, name: str, config: dict[str, Any]) -> None:
     results = json.loads((run / "aggregated_results.json").read_text())
     assert list(results) == layers
     for layer_name, layer in results.items():
-        assert layer["linear_cka"] is not None
+        assert layer["linear_cka"]["value"] is not None
         assert layer["relative_l2"]["n"] == PAIRS
         assert layer["localisation"]["auroc"]["n"] == PAIRS or layer_name in POINTS
         assert layer["relative_l2"]["ci_lo"] <= layer["relative_l2"]["mean"] <= layer["relative_l2"]["ci_hi"]

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from layerscope.artifacts import read_csv, read_summary
 from layerscope.cli import main
+from layerscope.data.hashing import rows_by_hash
 from layerscope.data.images import read_image
 from layerscope.data.phantom.write import write_phantom
 from layerscope.models.autoencoders import DiffusersAutoencoder
@@ -93,10 +94,10 @@ def test_batches_and_order_do_not_matter(pairs: Path, tmp_path: Path) -> None:
             assert one["ranking"] == other["ranking"]
         else:
             assert one.keys() == other.keys()
-            assert one["decoder.conv_in"]["linear_cka"] == pytest.approx(
-                other["decoder.conv_in"]["linear_cka"], abs=1e-9
-            )
-            assert one["decoder.conv_in"]["linear_cka"] is not None
+            found, again = (result["decoder.conv_in"]["linear_cka"] for result in (one, other))
+            assert found["groups"] == again["groups"] > 1
+            for figure in ("value", "ci_lo", "ci_hi"):
+                assert found[figure] == pytest.approx(again[figure], abs=1e-9)
     one, other = values(first), values(second)
     assert list(one) == list(other)
     np.testing.assert_allclose(list(one.values()), list(other.values()), rtol=1e-6, equal_nan=True)
@@ -106,9 +107,28 @@ def test_batches_and_order_do_not_matter(pairs: Path, tmp_path: Path) -> None:
 
 def test_linear_cka_needs_whole_groups_and_says_so(pairs: Path, tmp_path: Path) -> None:
     directory = run(tmp_path, "run", settings(pairs, batch_size=3))
-    assert read_json(directory / "aggregated_results.json")["decoder.conv_in"]["linear_cka"] is None
+    assert read_json(directory / "aggregated_results.json")["decoder.conv_in"]["linear_cka"]["value"] is None
     [reason] = [row["reason"] for row in read_summary(directory)["not_measured"] if "CKA" in row["what"]]
     assert "batch_size" in reason
+
+
+def test_a_skipped_pair_breaks_its_group_and_no_other_and_is_told(pairs: Path, tmp_path: Path) -> None:
+    root = tmp_path / "broken"
+    shutil.copytree(pairs, root)
+    names = [file.stem for file in sorted((root / "positive").iterdir())]
+    (root / "positive" / f"{names[rows_by_hash(names)[5]]}.png").write_bytes(b"no image")
+    whole = run(tmp_path, "whole", settings(pairs))
+    directory = run(tmp_path, "run", settings(root, on_bad_image="skip", batch_size=8))
+    summary = read_summary(directory)
+    assert (summary["counts"]["cka_groups"], summary["counts"]["cka_groups_lost"]) == (2, 1)
+    assert read_summary(whole)["counts"]["cka_groups"] == 3
+    reasons = {row["what"]: row["reason"] for row in summary["not_measured"]}
+    assert reasons["part of linear CKA"].startswith("1 of 3 groups of 4 pairs is broken by skipped pairs")
+    found, before = (
+        read_json(folder / "aggregated_results.json")["decoder.conv_in"]["linear_cka"] for folder in (directory, whole)
+    )
+    assert (found["groups"], before["groups"]) == (2, 3)
+    assert found["value"] != before["value"]
 
 
 def test_a_large_lesion_is_found_and_its_shifted_mask_is_not(tmp_path: Path) -> None:

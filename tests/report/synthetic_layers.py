@@ -68,8 +68,8 @@ def layer_scores(
         module=["" if name in ("input", "latent", "reconstruction") else "ResnetBlock2D" for name in layer],
         values=scores,
         pooled=scores.mean(axis=0) if n else np.full((layers, 5), np.nan),
-        linear_cka=1 - size**2 * 2,
-        cka_groups=n // 4,
+        cka_hsic=cka_hsic(1 - size**2 * 2, n // 4),
+        cka_possible=n // 4,
         floor=floor,
         floor_id=[f"healthy {k:02d} | healthy {k + 1:02d}" for k in range(n_floor)],
         floor_kind="negatives" if n_floor else "none",
@@ -77,6 +77,17 @@ def layer_scores(
         control=control if masks else np.full((n, layers, 5), np.nan),
         mask_fraction=rng.uniform(0.02, 0.1, size=n) if masks else np.full(n, np.nan),
     )
+
+
+def cka_hsic(cka: np.ndarray, groups: int, seed: int = 1) -> np.ndarray:
+    """(groups, L, 3) of layers whose linear CKA (L,) over all groups is exactly what is given; groups differ."""
+    rng = np.random.default_rng(seed)
+    own = 3 * rng.lognormal(0, 0.4, size=(groups, len(cka), 2))
+    if not groups:
+        return np.empty((0, len(cka), 3))
+    both = rng.lognormal(0, 0.2, size=(groups, len(cka)))
+    both *= cka * np.sqrt(own.sum(axis=0).prod(axis=-1)) / both.sum(axis=0)
+    return np.concatenate([both[:, :, None], own], axis=2)
 
 
 def changed(scores: LayerScores, **fields: Any) -> LayerScores:

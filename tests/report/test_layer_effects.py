@@ -117,7 +117,7 @@ def test_where_smaller_means_more_different_the_smallest_comes_first() -> None:
     for statistic, values in (("mean", table.pairs.mean), ("effect", table.effect)):
         order = analysis.order("sqnr_db", statistic)  # type: ignore[arg-type]
         assert (np.diff(values[order, SQNR]) >= 0).all()
-    assert (np.diff(analysis.scores.linear_cka[analysis.order("linear_cka")]) >= 0).all()
+    assert (np.diff(analysis.cka.value[analysis.order("linear_cka")]) >= 0).all()
     by_sqnr = analyse_layers(layer_scores(), PairSettings(n_bootstrap=20, rank_by="sqnr_db")).ranking
     assert by_sqnr.layers == analysis.order("sqnr_db")
     assert set(analysis.top("sqnr_db")) == set(analysis.top("relative_l2"))

@@ -141,21 +141,31 @@ def test_all_pairs_are_drawn_with_floor_effect_and_cka() -> None:
     effects = dots(figure, 2)
     assert [value for value, *_ in effects] == pytest.approx(table.effect[:, column].tolist())
     assert {row for row, dot in enumerate(effects) if dot[1] == VERMILION} == set(analysis.top_ranked())
-    assert [value for value, *_ in dots(figure, 3)] == pytest.approx(analysis.scores.linear_cka.tolist())
+    cka = dots(figure, 3)
+    assert [value for value, *_ in cka] == pytest.approx(analysis.cka.value.tolist())
+    assert [length for *_, length in cka] == pytest.approx((analysis.cka.hi - analysis.cka.lo).tolist())
+    assert {row for row, dot in enumerate(cka) if dot[1] == VERMILION} == set(analysis.top("linear_cka"))
     assert "noise floor: pairs of negatives" in said(figure)
     assert opened(figure).shape[0] > 800
 
 
 def test_one_pair_without_floor_and_cka_is_drawn_without_what_it_lacks() -> None:
     scores = layer_scores(n=1, n_floor=0)
-    bare = changed(scores, linear_cka=np.full(len(scores.layer), np.nan))
-    figure = aggregated_figure(analyse_layers(bare, FAST))
+    figure = aggregated_figure(analyse_layers(scores, FAST))
     assert [axes.get_xlabel() for axes in figure.axes] == ["relative L2", "cosine dissimilarity"]
     text = said(figure)
     assert "floor" not in text
     assert "interval" not in text
     assert "over 1 pair" in text
     opened(aggregated_figure(analyse_layers(layer_scores(n=0, n_floor=0), FAST)))
+
+
+def test_cka_of_few_groups_is_drawn_but_no_layer_is_marked() -> None:
+    figure = aggregated_figure(analyse_layers(layer_scores(n=16), FAST))
+    assert VERMILION in {colour for _, colour, _ in dots(figure, 2)}
+    assert VERMILION not in {colour for _, colour, _ in dots(figure, 3)}
+    assert min(length for *_, length in dots(figure, 3)) > 0
+    assert "few pairs: no rank" in said(figure)
 
 
 def test_localisation_marks_layers_that_surely_exceed_their_control() -> None:

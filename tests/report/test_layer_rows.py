@@ -23,14 +23,13 @@ FAST = PairSettings(n_bootstrap=50)
 def awkward() -> LayerScores:
     """Identical pairs, skipped pairs, masks of every kind, layers without CKA, names that spreadsheets would run."""
     scores = layer_scores()
-    values, share, own, cka = (
-        part.copy() for part in (scores.values, scores.mask_fraction, scores.localisation, scores.linear_cka)
-    )
+    values, share, own = (part.copy() for part in (scores.values, scores.mask_fraction, scores.localisation))
+    hsic = scores.cka_hsic[1:].copy()  # without the group of the skipped pair
     values[2, 4] = [0, 0, 0, 0, np.inf]
     values[5] = np.nan
     share[0], share[1], share[5] = np.nan, 0.0, np.nan
     own[2, 4] = np.nan
-    cka[3] = np.nan
+    hsic[:, 3, 1] = 0
     pooled = scores.pooled.copy()
     pooled[4, 4] = np.inf
     return changed(
@@ -39,7 +38,7 @@ def awkward() -> LayerScores:
         values=values,
         mask_fraction=share,
         localisation=own,
-        linear_cka=cka,
+        cka_hsic=hsic,
         pooled=pooled,
         skipped=[(scores.id[5], "broken file")],
     )
@@ -104,7 +103,13 @@ def test_all_pairs_as_json() -> None:
         "effect_ci_hi": table.effect_hi[cell],
         "flag": "",
     }
-    assert layer["linear_cka"] == analysis.scores.linear_cka[row]
+    assert layer["linear_cka"] == {
+        "value": analysis.cka.value[row],
+        "ci_lo": analysis.cka.lo[row],
+        "ci_hi": analysis.cka.hi[row],
+        "groups": 9,
+        "flag": "fewer than 10 groups: interval is rough",
+    }
     assert layer["module"] == "ResnetBlock2D"
     assert layer["pooled"] == dict(zip(DIFFERENCES, analysis.scores.pooled[row]))
     assert layer["localisation"]["auroc"]["n"] == 37
@@ -113,7 +118,9 @@ def test_all_pairs_as_json() -> None:
     assert other["sqnr_db"]["flag"] == "1 identical pair left out"
     assert (other["pooled"]["sqnr_db"], other["pooled"]["identical"]) == (None, True)
     assert other["localisation"]["nothing_to_localise"] == 1
-    assert record[analysis.scores.layer[3]]["linear_cka"] is None
+    still = record[analysis.scores.layer[3]]["linear_cka"]
+    assert (still["value"], still["ci_lo"], still["ci_hi"], still["groups"]) == (None, None, None, 9)
+    assert still["flag"].startswith("the layer does not vary over pairs")
     for few in (layer_scores(n=1, n_floor=0, masks=False), layer_scores(n=0)):
         single = strict(aggregated_json(analyse_layers(few, FAST)))
         assert single["latent"]["rms"]["effect"] is None
@@ -188,15 +195,16 @@ def test_what_is_missing_is_a_row_with_its_reason() -> None:
         return {row["what"]: row["reason"] for row in strict(summary_of(analyse_layers(scores, FAST)))["not_measured"]}
 
     scores = layer_scores(n=3, n_floor=0, masks=False)
-    rows = missing(changed(scores, linear_cka=np.full(len(scores.layer), np.nan), cka_groups=0))
+    rows = missing(scores)
     assert rows["effects"] == "there is no noise floor"
-    assert "multiple of 4" in rows["linear CKA"]
+    assert rows["linear CKA"] == "too few pairs: 3, and a group takes 4"
     assert rows["localisation"] == "no pair has a mask"
     rows = missing(awkward())
     assert rows["pair case 05"] == "broken file"
     assert "1 without a mask, 1 with an empty mask" in rows["localisation of some pairs"]
     assert f"part of the localisation in {awkward().layer[4]}" in rows
-    assert rows[f"linear CKA of {awkward().layer[3]}"] == "the layer does not vary over pairs"
+    assert rows[f"linear CKA of {awkward().layer[3]}"].startswith("the layer does not vary over pairs")
+    assert rows["part of linear CKA"].startswith("1 of 10 groups of 4 pairs is broken by skipped pairs")
     assert "up to 1 pair" in rows["part of sqnr_db"]
     rows = missing(layer_scores(n=1))
     assert rows["effects"] == "fewer than two pairs were measured"

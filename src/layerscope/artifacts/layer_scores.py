@@ -33,7 +33,10 @@ class LayerScores:
     module: class of each; "" for a point.
     values: (N, L, 5), see ``DIFFERENCES``; sqnr_db is infinite where a pair is identical; NaN rows were skipped.
     pooled: (L, 5), the same formulas on energies summed over pairs; rms and l2 too.
-    linear_cka: (L,), NaN where it was not measured. cka_groups: groups of pairs behind it.
+    cka_hsic: (G, L, 3), HSIC₁(K, L), HSIC₁(K, K), HSIC₁(L, L) within each measured group of ``types.CKA_GROUP`` pairs,
+        in the order of the split: K of the images with the finding, L of those without. Linear CKA follows
+        (``report.layer_cka``). G is 0 where none was measured.
+    cka_possible: groups that N pairs have; 0 where the batch size forbids them. Skipped pairs broke what G lacks of it.
     floor: (K, L, 5), the same of pairs without a finding; K is 0 without a floor. floor_id: K names. floor_kind: what
         they are: "negatives", "same_image" or "none".
     localisation, control: (N, L, 5), see ``LOCALISATION``, for the mask and for shifted masks; NaN where undefined.
@@ -49,8 +52,8 @@ class LayerScores:
     module: list[str]
     values: FloatArray
     pooled: FloatArray
-    linear_cka: FloatArray
-    cka_groups: int
+    cka_hsic: FloatArray
+    cka_possible: int
     floor: FloatArray
     floor_id: list[str]
     floor_kind: str

@@ -31,8 +31,8 @@ class LayerDifferences(Callback):
     """Hooks on the layers that ``tasks.diagnosis.pairs.PairDiagnosis`` names, and the tables they fill.
 
     Each layer's activations are reduced inside the hook, on the device: three energies a pair, the distance at each
-    image position, and the sums behind linear CKA. Activations are never stored. When the loop ends ``scores`` holds
-    everything, the rows sorted by id, equal on every number of processes.
+    image position, and HSIC of whole groups of pairs for linear CKA. Activations are never stored. When the loop ends
+    ``scores`` holds everything, the rows sorted by id, equal on every number of processes.
 
     Args:
         metrics: further figures of the two activations, each a ``protocols.LayerMetric``; those of pairs go to
@@ -72,7 +72,8 @@ class LayerDifferences(Callback):
         self._task = task
         self._ids: list[str] = list(cast(Any, loaders[0].dataset).ids)
         self._floor_ids: list[str] = list(cast(Any, loaders[1].dataset).ids) if len(loaders) > 1 else []
-        self._whole_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
+        # In batches of another size most groups are cut, and which are not would depend on it.
+        self._has_groups = (loaders[0].batch_size or 1) % CKA_GROUP == 0
         self._layers: list[str] = []
         self._shapes: list[Shape] = []
         self._tables: dict[str, IndexedTable] = {}
@@ -96,7 +97,7 @@ class LayerDifferences(Callback):
         self.seen = {}
         self._pairs = len(pairs["id"])
         self._image_size = (int(pairs["positive"].shape[-2]), int(pairs["positive"].shape[-1]))
-        self._groups = _whole_groups(pairs["index"]) if self._whole_groups and pairs["role"] == "pair" else []
+        self._groups = _whole_groups(pairs["index"]) if self._has_groups and pairs["role"] == "pair" else []
         if self._rows_unknown and self._pairs:
             self._count_rows(trainer, pairs["positive"][:1])
 
@@ -141,7 +142,6 @@ class LayerDifferences(Callback):
             else np.zeros((0, len(self._layers), len(DIFFERENCES)))
         )
         in_floor = ~np.isnan(floor[:, 0, 0])
-        cka = self._cka_state().compute()
         self.not_measured = [{"what": f"layer {name}", "reason": reason} for name, reason in self._unmeasured.items()]
         self.not_measured += [{"what": f"floor pair {name}", "reason": reason} for name, reason in skipped["floor"]]
         order = sorted(range(len(self._ids)), key=self._ids.__getitem__)
@@ -155,8 +155,8 @@ class LayerDifferences(Callback):
             module=["" if name in POINTS else self._modules[name.partition(":")[0]] for name in self._layers],
             values=pairs["values"][order],
             pooled=_pooled(pairs["energies"], pairs["elements"]),
-            linear_cka=cka.value,
-            cka_groups=cka.groups,
+            cka_hsic=self._cka_state().compute(),
+            cka_possible=len(self._ids) // CKA_GROUP if self._has_groups else 0,
             floor=floor[in_floor],
             floor_id=[name for name, measured in zip(self._floor_ids, in_floor) if measured],
             floor_kind=data.describe()["noise_floor"],
@@ -246,8 +246,8 @@ class LayerDifferences(Callback):
                 **self._localised(output),
             }
             if self._groups:
-                sums = torch.stack([cast(Tensor, seen.hsic) for seen in self.seen.values()])
-                self._cka_state().update(sums, len(self._groups))
+                hsic = torch.stack([cast(Tensor, seen.hsic) for seen in self.seen.values()], dim=1)
+                self._cka_state().update(output.index[self._groups] // CKA_GROUP, hsic)
         self._table(output.role).update(output.index, columns)
 
     def _extra(self, name: str) -> Tensor:
@@ -301,9 +301,10 @@ class LayerDifferences(Callback):
 
     def _cka_state(self) -> LinearCKA:
         if self._cka is None:
-            self._cka = LinearCKA(len(self._layers)).to(self._task.device)
+            groups = -(-len(self._ids) // CKA_GROUP)
+            self._cka = LinearCKA(groups, len(self._layers)).to(self._task.device)
             # torchmetrics warns of a state that was never updated, which one without whole groups is not.
-            self._cka.update(torch.zeros(len(self._layers), 3, device=self._task.device), 0)
+            self._cka.update([], torch.zeros(0, len(self._layers), 3))
         return self._cka
 
     def _collected(self, role: PairRole) -> dict[str, FloatArray]:

@@ -1,4 +1,4 @@
-"""The unbiased Hilbert-Schmidt independence criterion of two sets of activations, and linear CKA from its sums."""
+"""The unbiased Hilbert-Schmidt independence criterion of two sets of activations."""
 
 from __future__ import annotations
 
@@ -58,18 +58,6 @@ def unbiased_hsic(k: Tensor, l: Tensor) -> Tensor:  # noqa: E741 - the field's l
     means = rows_k.sum(dim=-1) * rows_l.sum(dim=-1) / ((n - 1) * (n - 2))
     cross = 2 / (n - 2) * (rows_k * rows_l).sum(dim=-1)
     return (trace + means - cross) / (n * (n - 3))
-
-
-def linear_cka_from_sums(hsic_kl: Tensor, hsic_kk: Tensor, hsic_ll: Tensor) -> Tensor:
-    """ΣHSIC₁(K, L) / √(ΣHSIC₁(K, K)·ΣHSIC₁(L, L)), each (...) summed over groups; 1 for equal representations.
-
-    NaN where a sum in the denominator is not positive: one side does not vary, or too few groups say whether it does.
-    At most about 1; noise of few groups can take it beyond, or below 0. The sums come first and the ratio last: a mean
-    of groups' ratios, or of the biased estimate, is another and larger number.
-    """
-    defined = (hsic_kk > 0) & (hsic_ll > 0)
-    ratio = hsic_kl / (hsic_kk.sqrt() * hsic_ll.sqrt())
-    return ratio.where(defined, torch.full_like(ratio, torch.nan))
 
 
 def _without_diagonal(gram: Tensor) -> Tensor:

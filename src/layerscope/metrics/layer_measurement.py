@@ -21,7 +21,7 @@ class LayerMeasurement:
     shape: of the activation for one image. elements: how many numbers that is.
     energies: float64 (B, 3), Σa², Σb², Σ(a−b)² of each pair.
     distance: float32 (B, rows, columns), ‖a−b‖₂ over channels at each image position; None where there are none.
-    hsic: (3,), HSIC(K, L), HSIC(K, K), HSIC(L, L) summed over whole groups of pairs; None without such groups.
+    hsic: (groups, 3), HSIC(K, L), HSIC(K, K), HSIC(L, L) of each whole group of pairs; None without such groups.
     extra: (B,) of each further metric, by its name.
     """
 

@@ -1,9 +1,9 @@
-"""Linear CKA of each layer over all pairs of a run."""
+"""What linear CKA of each layer is made of: HSIC of groups of samples."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,59 +11,61 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torchmetrics import Metric
 
-from layerscope.errors import ConfigurationError
-from layerscope.functional.hsic import SMALLEST_GROUP, centred_gram, linear_cka_from_sums, unbiased_hsic
+from layerscope.errors import ConfigurationError, LayerscopeError
+from layerscope.functional.hsic import SMALLEST_GROUP, centred_gram, unbiased_hsic
 from layerscope.functional.memory_blocks import sum_dtype
 
 
-class LayerCKA(NamedTuple):
-    """value: (L,), see ``LinearCKA``. groups: how many groups of samples are behind it."""
-
-    value: NDArray[np.float64]
-    groups: int
-
-
 class LinearCKA(Metric):
-    """Linear CKA of L layers from sums of HSIC₁ over groups of samples, in float64; 1 where both sides represent alike.
+    """HSIC₁ of L layers within each of G groups of samples, in float64; ``report.layer_cka`` makes linear CKA of it.
 
-    ΣHSIC₁(K, L) / √(ΣHSIC₁(K, K)·ΣHSIC₁(L, L)), the sums first and the ratio last (``functional.hsic``): samples of
-    different groups are never compared, so memory does not grow, and the expectation of each sum is that of one group
-    of all. The same for any order of groups and number of processes, provided that the groups are the same: build
-    them from the samples' rows in the split, not from batches. NaN where a layer does not vary or nothing was added.
-    It does not see a rotation or scaling of a whole layer: never the only metric.
+    Three numbers a group and layer, HSIC₁(K, L), HSIC₁(K, K) and HSIC₁(L, L): samples of different groups are never
+    compared, so activations need not be kept, and groups are what an interval resamples. The same for any order of
+    groups and number of processes, provided that the groups are the same: build them from the samples' rows in the
+    split, not from batches. CKA does not see a rotation or scaling of a whole layer: never the only metric.
 
     ``compute`` gives NumPy arrays: torchmetrics would squeeze a tensor of one element out of its shape.
 
     Args:
+        groups: G, those that the split can have; some may stay unseen.
         layers: L.
     """
 
     full_state_update = False
     higher_is_better = None
-    sums: Tensor
-    groups: Tensor
+    hsic: Tensor
+    seen: Tensor
 
-    def __init__(self, layers: int, **kwargs: Any) -> None:
+    def __init__(self, groups: int, layers: int, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("sums", torch.zeros(layers, 3, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("groups", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("hsic", torch.zeros(groups, layers, 3, dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("seen", torch.zeros(groups, dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, sums: Tensor, groups: int) -> None:
-        """Adds ``groups`` groups: sums (L, 3), the rows that ``group_hsic`` gives for each layer on the same groups."""
-        self.sums += sums.detach().to(self.sums)
-        self.groups += groups
+    def update(self, group: Tensor | Sequence[int], sums: Tensor) -> None:
+        """Stores g groups: their numbers (g,), 0 to G − 1, and sums (g, L, 3), for each layer ``group_hsic``'s rows."""
+        index = torch.as_tensor(group, dtype=torch.int64, device=self.seen.device)
+        self.hsic.index_add_(0, index, sums.detach().to(self.hsic))
+        self.seen.index_add_(0, index, torch.ones_like(index))
 
-    def compute(self) -> LayerCKA:
-        """The figures of all groups so far."""
-        value = linear_cka_from_sums(*self.sums.unbind(dim=-1))
-        return LayerCKA(value.cpu().numpy(), int(self.groups))
+    def compute(self) -> NDArray[np.float64]:
+        """(G_seen, L, 3), the groups that were seen in the order of their numbers.
+
+        Raises:
+            LayerscopeError: a group was seen more than once.
+        """
+        if twice := (self.seen > 1).nonzero().flatten().tolist():
+            raise LayerscopeError(
+                f"{len(twice)} groups of linear CKA were measured more than once (first: {twice[:5]}). On several "
+                "processes a datamodule must use layerscope.data.sampler.UnrepeatedDistributedSampler."
+            )
+        return np.asarray(self.hsic[self.seen > 0].cpu().numpy())
 
     @staticmethod
     def group_hsic(a: Tensor, b: Tensor, starts: Sequence[int], group: int = SMALLEST_GROUP) -> Tensor:
-        """Σ over groups of [HSIC₁(K, L), HSIC₁(K, K), HSIC₁(L, L)] of one layer, float64 (3,) (float32 on MPS).
+        """[HSIC₁(K, L), HSIC₁(K, K), HSIC₁(L, L)] of one layer in each group, (len(starts), 3) float64, on MPS float32.
 
         K and L are the Gram matrices of a and b within a group; a group is ``group`` samples beginning at each of
-        ``starts``. Zeros without a group.
+        ``starts``.
 
         Args:
             a, b: (B, ...), sample i of a belongs to sample i of b.
@@ -79,8 +81,8 @@ class LinearCKA(Metric):
                 f"Linear CKA was asked for groups of {group} samples beginning at {list(starts)}, and the batch has "
                 f"{len(a)}. Leave incomplete groups out, or give it batches of a multiple of {group}."
             )
-        total = torch.zeros(3, dtype=sum_dtype(a.device), device=a.device)
-        for start in starts:
+        hsic = torch.zeros(len(starts), 3, dtype=sum_dtype(a.device), device=a.device)
+        for row, start in enumerate(starts):
             k, l = (centred_gram(one[start : start + group]) for one in (a, b))  # noqa: E741 - the field's letters
-            total += unbiased_hsic(torch.stack([k, k, l]), torch.stack([l, k, l]))
-        return total
+            hsic[row] = unbiased_hsic(torch.stack([k, k, l]), torch.stack([l, k, l]))
+        return hsic

@@ -98,7 +98,7 @@ def pair_figure(scores: LayerScores, pair: int, method: Method = "both") -> Figu
 
 
 def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figure:
-    """All pairs: mean with interval beside the floor's, the effect, and linear CKA if it was measured.
+    """All pairs: mean with interval beside the floor's, the effect, and linear CKA with interval if it was measured.
 
     The effect is that of relative L2, or of the cosine dissimilarity where only that was asked for. The top five of a
     panel are marked.
@@ -106,7 +106,8 @@ def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figur
     scores, table = analysis.scores, analysis.differences
     metrics = _METRICS[method]
     with_effect = bool(np.isfinite(table.effect[:, DIFFERENCES.index(metrics[0])]).any())
-    with_cka = bool(np.isfinite(scores.linear_cka).any())
+    cka = analysis.cka
+    with_cka = bool(np.isfinite(cka.value).any())
     places = _places(scores.layer)
     figure, panels = _figure(scores, places, len(metrics) + with_effect + with_cka, width=1.6)
     rest = iter(panels)
@@ -129,10 +130,11 @@ def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figur
     if with_cka:
         panel = next(rest)
         colour = _colours(analysis, "linear_cka", "mean")
-        for row, value in enumerate(scores.linear_cka):
-            _dot(panel, places[row], value, (math.nan, math.nan), colour(row))
+        for row, value in enumerate(cka.value):
+            if math.isfinite(value):
+                _dot(panel, places[row], value, (cka.lo[row], cka.hi[row]), colour(row))
         panel.axvline(1, color=GREY, linewidth=0.8)
-        panel.set_xlabel("linear CKA\n(1: alike)")
+        panel.set_xlabel("linear CKA\n(1: alike)" if cka.ranks else "linear CKA (1: alike)\nfew pairs: no rank")
     patients = "" if scores.group is None else f" of {analysis.n_units} patients"
     pairs = "1 pair" if analysis.n_pairs == 1 else f"{analysis.n_pairs} pairs"
     _heading(figure, f"Layer differences over {pairs}{patients}")
@@ -140,7 +142,8 @@ def aggregated_figure(analysis: LayerAnalysis, method: Method = "both") -> Figur
     handles += [_marker(BLACK, "not ranked: points")] if _has_points(scores) else []
     if analysis.has_floor:
         handles.append(_floor_handle(scores))
-    handles += [_interval_handle(analysis)] if analysis.n_units > 1 else []
+    with_intervals = analysis.n_units > 1 or bool(np.isfinite(cka.lo).any())
+    handles += [_interval_handle(analysis)] if with_intervals else []
     _legend(figure, handles)
     return figure
 

@@ -14,6 +14,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.functional.bootstrap import percentile_interval, resample_weights
 from layerscope.functional.intervals import group_index
 from layerscope.functional.resampled_moments import standardised_effect
+from layerscope.report.layer_cka import LayerCKA, layer_cka
 from layerscope.report.layer_localisation import LocalisationTable, summarise_localisation
 from layerscope.report.pair_means import FEW_UNITS, PairMeans, pair_means
 
@@ -41,7 +42,8 @@ RELATIVE = DIFFERENCES.index("relative_l2")
 class PairSettings:
     """How sure, and by what layers are ranked.
 
-    level: of all intervals, in (0, 1). n_bootstrap: resamples of pairs, and of floor pairs. seed: of the resamples.
+    level: of all intervals, in (0, 1). n_bootstrap: resamples of pairs, of floor pairs, and of groups of pairs
+        for linear CKA. seed: of the resamples.
     rank_by: "effect" (standardised effect of relative L2 over the noise floor), or the mean of a size-free metric.
     """
 
@@ -103,6 +105,7 @@ class Ranking:
 class LayerAnalysis:
     """Everything the report of a pair diagnosis says follows from this.
 
+    cka: linear CKA of each layer.
     measured: (N,), pairs that were measured. weights: (B, n), the resamples of those n pairs, shared by all intervals.
     group: (n,) patient of each measured pair as a number, or None.
     resampled: (B, L), mean of relative L2 on each resample; resampled_effect: its effect.
@@ -111,6 +114,7 @@ class LayerAnalysis:
     scores: LayerScores
     settings: PairSettings
     differences: DifferenceTable
+    cka: LayerCKA
     localisation: LocalisationTable
     ranking: Ranking
     measured: NDArray[np.bool_]
@@ -133,7 +137,12 @@ class LayerAnalysis:
         return len(self.scores.floor) > 0
 
     def order(self, metric: str, statistic: Statistic = "mean") -> list[int]:
-        """Layers from the most different down by one metric; points and layers without a value are left out."""
+        """Layers from the most different down by one metric; points and layers without a value are left out.
+
+        Empty for linear CKA of fewer than ``layer_cka.FEW_GROUPS`` groups.
+        """
+        if metric == "linear_cka":
+            return _descending(self.scores, self.cka.to_rank, metric)
         return _order(self.scores, self.differences, metric, statistic)
 
     def top(self, metric: str, count: int = 5) -> list[int]:
@@ -146,9 +155,10 @@ class LayerAnalysis:
 
 
 def analyse_layers(scores: LayerScores, settings: PairSettings | None = None) -> LayerAnalysis:
-    """Means, intervals, effects, localisation and ranking of every layer.
+    """Means, intervals, effects, linear CKA, localisation and ranking of every layer.
 
-    Pairs are resampled (whole patients where pairs are grouped), and the floor's pairs independently of them.
+    Pairs are resampled (whole patients where pairs are grouped), and the floor's pairs and the groups of linear CKA
+    independently of them.
     """
     settings = settings or PairSettings()
     measured: NDArray[np.bool_] = np.asarray(~np.isnan(scores.values).all(axis=(1, 2)))
@@ -180,6 +190,7 @@ def analyse_layers(scores: LayerScores, settings: PairSettings | None = None) ->
         scores=scores,
         settings=settings,
         differences=differences,
+        cka=layer_cka(scores.cka_hsic, settings.level, settings.n_bootstrap, settings.seed + 2),
         localisation=summarise_localisation(scores, measured, weights, group, settings.level),
         ranking=_ranking(scores, differences, settings, int(measured.sum())),
         measured=measured,
@@ -196,11 +207,12 @@ def watched(layers: Sequence[str]) -> list[int]:
 
 
 def _order(scores: LayerScores, differences: DifferenceTable, metric: str, statistic: Statistic) -> list[int]:
-    if metric == "linear_cka":
-        values = scores.linear_cka
-    else:
-        table = differences.effect if statistic == "effect" else differences.pairs.mean
-        values = table[:, DIFFERENCES.index(metric)]
+    table = differences.effect if statistic == "effect" else differences.pairs.mean
+    return _descending(scores, table[:, DIFFERENCES.index(metric)], metric)
+
+
+def _descending(scores: LayerScores, values: FloatArray, metric: str) -> list[int]:
+    """Rows of the layers from the most different down by values (L,)."""
     rows = [row for row in watched(scores.layer) if np.isfinite(values[row])]
     # A stable sort: equal layers stay in the order of the computation.
     return sorted(rows, key=lambda row: -MORE_DIFFERENT[metric] * values[row])

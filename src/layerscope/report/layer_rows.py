@@ -10,12 +10,12 @@ import numpy as np
 from layerscope.artifacts import to_plain
 from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, SIZE_FREE, FloatArray, LayerScores
 from layerscope.report.attribution import NOTICE, Attribution, attribute
+from layerscope.report.layer_cka import cka_not_measured
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, watched
 from layerscope.report.layer_localisation import exclusion, without_positions
 from layerscope.report.layer_names import repeated_layers
 from layerscope.report.noise_floor import floor_relative_l2
 from layerscope.report.pair_means import PairMeans
-from layerscope.types import CKA_GROUP
 
 _JSON_NAMES = {"l2": "l2_value", "cosine_dissimilarity": "cosine_value"}
 _LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "cosine": ("l2",), "both": ()}
@@ -74,7 +74,14 @@ def aggregated_json(analysis: LayerAnalysis) -> dict[str, Any]:
                 "effect_ci_hi": table.effect_hi[cell],
                 "flag": table.flag[row][column],
             }
-        layer["linear_cka"] = scores.linear_cka[row]
+        cka = analysis.cka
+        layer["linear_cka"] = {
+            "value": cka.value[row],
+            "ci_lo": cka.lo[row],
+            "ci_hi": cka.hi[row],
+            "groups": cka.groups[row],
+            "flag": cka.flag[row],
+        }
         layer["shape"] = [1, *scores.shape[row]]
         layer["module"] = scores.module[row]
         pooled = dict(zip(DIFFERENCES, scores.pooled[row]))
@@ -179,7 +186,8 @@ def summary_of(analysis: LayerAnalysis, attribution: Attribution | None = None) 
                     "floor_pairs": len(scores.floor),
                     "floor_kind": scores.floor_kind,
                     "layers": len(watched(scores.layer)),
-                    "cka_groups": scores.cka_groups,
+                    "cka_groups": len(scores.cka_hsic),
+                    "cka_groups_lost": scores.cka_possible - len(scores.cka_hsic),
                     "localised_pairs": int(localisation.mask.n.max(initial=0)),
                     "without_shifted_mask": localisation.no_control,
                     "without_mask": localisation.no_mask,
@@ -251,18 +259,7 @@ def _not_measured(analysis: LayerAnalysis) -> list[dict[str, str]]:
     if scores.group is None and analysis.n_pairs > 1:
         reason = "the data names no groups (patients); pairs are taken as independent, intervals may be too narrow"
         missing.append({"what": "clustered intervals", "reason": reason})
-    if not np.isfinite(scores.linear_cka).any():
-        reason = (
-            f"no batch holds a whole group of {CKA_GROUP} pairs: that takes as many pairs, and a "
-            f"data.init_args.batch_size that is a multiple of {CKA_GROUP}"
-            if not scores.cka_groups
-            else "no layer varies over pairs"
-        )
-        missing.append({"what": "linear CKA", "reason": reason})
-    elif undefined := [name for name, value in zip(scores.layer, scores.linear_cka) if not np.isfinite(value)]:
-        missing.append(
-            {"what": f"linear CKA of {', '.join(undefined)}", "reason": "the layer does not vary over pairs"}
-        )
+    missing += cka_not_measured(scores, analysis.cka)
     if table.identical.any():
         most = int(table.identical[:, DIFFERENCES.index("sqnr_db")].max())
         reason = f"up to {most} pairs a layer are identical there, where SQNR is infinite; means leave them out"

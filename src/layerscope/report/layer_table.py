@@ -11,6 +11,7 @@ from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.report.attribution import NOTICE
 from layerscope.report.console import laid_out, printable
 from layerscope.report.figure_style import percent
+from layerscope.report.layer_cka import few_groups
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Statistic
 from layerscope.report.noise_floor import floor_relative_l2, floor_words
 from layerscope.report.sentences import short, significant
@@ -73,7 +74,7 @@ def _all(analysis: LayerAnalysis) -> Sequence[int]:
 
 def _value(analysis: LayerAnalysis, row: int, metric: str, statistic: Statistic) -> float:
     if metric == "linear_cka":
-        return float(analysis.scores.linear_cka[row])
+        return float(analysis.cka.value[row])
     table = analysis.differences.effect if statistic == "effect" else analysis.differences.pairs.mean
     return float(table[row, DIFFERENCES.index(metric)])
 
@@ -120,4 +121,6 @@ def _notes(analysis: LayerAnalysis, top: int, method: Method) -> list[str]:
         notes.append(f"Floor: mean relative L2 of {len(scores.floor)} {unit} ({floor_words(scores.floor_kind)}).")
     if method != "cosine":
         notes.append("L2 grows with a layer's size and RMS with its scale: neither compares layers.")
+    if np.isfinite(analysis.cka.value).any() and not analysis.cka.ranks:
+        notes.append(f"CKA ranks no layers: {few_groups(analysis.cka)}.")
     return notes
