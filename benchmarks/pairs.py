@@ -5,7 +5,7 @@ that store every activation on the CPU and compare afterwards, 1.3 times as fast
 1,000 pairs need no more memory than 10. Time: one process runs the shipped task and callbacks on PNG files, and after
 each of its batches the other two on the same images. Memory: each side in a process of its own with the same modules.
 
-    python -m benchmarks.pairs [--widths 32 128] [--size 256] [--pairs 8]
+    python -m benchmarks.pairs [--width 128 --size 512 --pairs 8]
 """
 
 from __future__ import annotations
@@ -21,15 +21,17 @@ from pathlib import Path
 from typing import Any
 
 BATCH = 4
+SETTINGS = ((32, 256, 24), (128, 128, 12))
+"""Width of the first level (128 is Stable Diffusion's), side of the images in pixels, and pairs."""
 
 
-def main(widths: tuple[int, ...] = (32, 128), size: int = 256, pairs: int = 8) -> None:
+def main(settings: tuple[tuple[int, int, int], ...] = SETTINGS) -> None:
     """Prints all sides and their ratios."""
     from layerscope.data.phantom.write import write_phantom
 
     with tempfile.TemporaryDirectory() as folder:
-        data = write_phantom(Path(folder) / "pairs", "pairs", n=pairs, size=size, seed=3)
-        for width in widths:
+        for width, size, pairs in settings:
+            data = write_phantom(Path(folder) / f"{width}", "pairs", n=pairs, size=size, seed=3)
             timed = _run("timed", data, width)
             peak = {side: _run(side, data, width)["peak_mb"] for side in ("idle", "bare", "probed", "stored")}
             probed, bare, stored = (timed[f"{side}_seconds"] for side in ("probed", "bare", "stored"))
@@ -52,7 +54,7 @@ def main(widths: tuple[int, ...] = (32, 128), size: int = 256, pairs: int = 8) -
 
 
 def _run(side: str, data: Path, width: int) -> dict[str, float]:
-    command = [sys.executable, "-m", "benchmarks.pairs", "--side", side, "--data", str(data), "--widths", str(width)]
+    command = [sys.executable, "-m", "benchmarks.pairs", "--side", side, "--data", str(data), "--width", str(width)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
     return found
@@ -203,21 +205,20 @@ def _probed(data: Path, width: int, timed: bool) -> dict[str, float]:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser()
-    parser.add_argument("--widths", type=int, nargs="+", default=[32, 128])
+    parser.add_argument("--width", type=int)
     parser.add_argument("--size", type=int, default=256)
-    parser.add_argument("--pairs", type=int, default=8)
+    parser.add_argument("--pairs", type=int, default=12)
     parser.add_argument("--side", choices=["timed", "idle", "bare", "probed", "stored"])
     parser.add_argument("--data", type=Path)
     options = parser.parse_args()
     if options.side is None:
-        main(tuple(options.widths), options.size, options.pairs)
+        main(((options.width, options.size, options.pairs),) if options.width else SETTINGS)
     else:
         import layerscope.callbacks.pair_report  # noqa: F401 — every side holds the same modules in memory
 
-        width = options.widths[0]
         if options.side in ("timed", "probed"):
-            result = _probed(options.data, width, options.side == "timed")
+            result = _probed(options.data, options.width, options.side == "timed")
         else:
-            result = _other(options.side, options.data, width)
+            result = _other(options.side, options.data, options.width)
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
         print(json.dumps({**result, "peak_mb": peak}))

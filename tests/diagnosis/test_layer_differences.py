@@ -159,3 +159,20 @@ def test_a_difference_in_one_corner_peaks_there(pairs: Path, tmp_path: Path) -> 
     assert rows["input"]["pointing"] == rows["decoder.conv_out"]["pointing"] == 1
     assert rows["input"]["auroc"] == 1
     assert rows["decoder.conv_out"]["auroc"] > 0.9
+
+
+def test_a_layer_metric_of_a_users_own(pairs: Path, tmp_path: Path) -> None:
+    config = settings(pairs, limit=4)
+    metrics = [{"class_path": "pair_stand_ins.LargestChange"}]
+    config["trainer"]["callbacks"][0]["init_args"] = {"metrics": metrics}
+    directory = run(tmp_path, "run", config, "--allow-import=pair_stand_ins")
+    found = {key[1]: value for key, value in values(directory).items() if key[2:] == ("input", "largest_change")}
+    changes = {
+        path.stem: float((read_image(path) - read_image(pairs / "negative" / path.name)).abs().max())
+        for path in (pairs / "positive").iterdir()
+        if path.stem in found
+    }
+    assert found == pytest.approx(changes, rel=1e-6)
+    assert len(found) == 4
+    aggregated = read_json(directory / "aggregated_results.json")["input"]["largest_change"]
+    assert aggregated["mean"] == pytest.approx(np.mean(list(changes.values())), rel=1e-6)

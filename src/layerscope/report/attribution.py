@@ -238,6 +238,9 @@ def _number(factor: float) -> str:
 
 def _interpretation(analysis: LayerAnalysis) -> str:
     """Early, middle or late; what that may mean; what was left out; the noise floor; the lesion; the notice."""
+    differences = analysis.scores.values[analysis.measured][..., RELATIVE]
+    if differences.size and not differences.any():
+        return NOTICE  # identical images: there is nothing to read
     parts = [*_thirds(analysis), _left_out(analysis), _against_floor(analysis), _at_lesion(analysis), NOTICE]
     return " ".join(part for part in parts if part)
 

@@ -168,6 +168,11 @@ def localisation_figure(analysis: LayerAnalysis) -> Figure | None:
         _dots(panel, places, table.mask, column, _sureness(table.difference.lo[:, column]))
         panel.set_xlabel(axis)
     panels[0].set_xlim(right=min(1.02, panels[0].get_xlim()[1]))
+    # A small lesion's lift at the input is a hundred times that of a deep layer.
+    lifts = np.concatenate([one.mean[:, LOCALISATION.index("lift")] for one in (table.mask, table.shifted)])
+    if np.nanmin(lifts) > 0:
+        panels[1].set_xscale("log")
+        panels[1].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     n = int(table.mask.n.max())
     _heading(figure, f"Is the difference at the lesion? {n} {'pair' if n == 1 else 'pairs'} with a mask")
     handles = [
@@ -309,7 +314,7 @@ def _has_points(scores: LayerScores) -> bool:
 
 
 def _tick(value: float, _: int | None = None) -> str:
-    text = f"{value:.3g}".replace("-", MINUS)
+    text = f"{value:.4g}".replace("-", MINUS)
     return "0" if abs(value) < 1e-12 else text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 

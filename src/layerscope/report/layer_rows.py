@@ -15,7 +15,7 @@ from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Metho
 from layerscope.report.layer_localisation import exclusion, without_positions
 from layerscope.report.layer_names import repeated_layers
 from layerscope.report.noise_floor import floor_relative_l2
-from layerscope.report.pair_means import PairMeans
+from layerscope.report.pair_means import PairMeans, pair_means
 
 _JSON_NAMES = {"l2": "l2_value", "cosine_dissimilarity": "cosine_value"}
 _LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "cosine": ("l2",), "both": ()}
@@ -55,6 +55,7 @@ def aggregated_json(analysis: LayerAnalysis) -> dict[str, Any]:
     and a shifted one beside it; its figures are over such pairs alone.
     """
     scores, table = analysis.scores, analysis.differences
+    extra = _extra_means(analysis)
     record: dict[str, Any] = {}
     for row, name in enumerate(scores.layer):
         layer: dict[str, Any] = {}
@@ -88,6 +89,8 @@ def aggregated_json(analysis: LayerAnalysis) -> dict[str, Any]:
         layer["pooled"] = {**pooled, "identical": True} if np.isposinf(pooled["sqnr_db"]) else pooled
         if analysis.localisation.measured:
             layer["localisation"] = _localisation(analysis, row)
+        for column, metric in enumerate(scores.extra):
+            layer[metric] = _cells(extra, row, column)
         record[name] = layer
     return dict(to_plain(record))
 
@@ -98,9 +101,13 @@ def pair_rows(scores: LayerScores) -> Iterator[dict[str, Any]]:
     A skipped pair is one row without layer and value whose flag gives the reason.
     """
     reasons = dict(scores.skipped)
-    for name, values in zip(scores.id, scores.values):
+    for pair, name in enumerate(scores.id):
         if name not in reasons:
-            yield from _value_rows(scores, name, "pair", values)
+            yield from _value_rows(scores, name, "pair", scores.values[pair])
+            for metric, extra in scores.extra.items():
+                for layer, value in zip(scores.layer, extra[pair]):
+                    cells = {"layer": layer, "metric": metric, "value": float(value), "flag": ""}
+                    yield {"id": name, "role": "pair", **cells}
     for name, values in zip(scores.floor_id, scores.floor):
         yield from _value_rows(scores, name, "floor", values)
     for name, reason in reasons.items():
@@ -215,22 +222,29 @@ def _value_rows(scores: LayerScores, name: str, role: str, values: FloatArray) -
             yield {"id": name, "role": role, "layer": layer, "metric": metric, "value": shown, "flag": flag}
 
 
+def _extra_means(analysis: LayerAnalysis) -> PairMeans:
+    """Of a user's own metrics, (L, E)."""
+    scores = analysis.scores
+    values = np.stack(list(scores.extra.values()), axis=-1) if scores.extra else np.zeros((*scores.values.shape[:2], 0))
+    return pair_means(values[analysis.measured], analysis.weights, analysis.group, analysis.settings.level)
+
+
+def _cells(means: PairMeans, row: int, column: int, prefix: str = "") -> dict[str, Any]:
+    return {
+        f"{prefix}mean": means.mean[row, column],
+        f"{prefix}ci_lo": means.lo[row, column],
+        f"{prefix}ci_hi": means.hi[row, column],
+        f"{prefix}n": means.n[row, column],
+    }
+
+
 def _localisation(analysis: LayerAnalysis, row: int) -> dict[str, Any]:
     table = analysis.localisation
-
-    def cells(means: PairMeans, column: int, prefix: str) -> dict[str, Any]:
-        return {
-            f"{prefix}mean": means.mean[row, column],
-            f"{prefix}ci_lo": means.lo[row, column],
-            f"{prefix}ci_hi": means.hi[row, column],
-            f"{prefix}n": means.n[row, column],
-        }
-
     figures: dict[str, Any] = {
         figure: {
-            **cells(table.mask, column, ""),
-            **cells(table.shifted, column, "shifted_"),
-            **cells(table.difference, column, "difference_"),
+            **_cells(table.mask, row, column),
+            **_cells(table.shifted, row, column, "shifted_"),
+            **_cells(table.difference, row, column, "difference_"),
         }
         for column, figure in enumerate(LOCALISATION)
     }

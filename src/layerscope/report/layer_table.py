@@ -7,13 +7,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
+from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, POINTS
 from layerscope.report.attribution import NOTICE
 from layerscope.report.console import laid_out, printable
 from layerscope.report.figure_style import percent
 from layerscope.report.layer_cka import few_groups
-from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Statistic
+from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Statistic, watched
 from layerscope.report.noise_floor import floor_relative_l2, floor_words
+from layerscope.report.pair_means import FEW_UNITS
 from layerscope.report.sentences import short, significant
 
 _HEADINGS = {
@@ -57,14 +58,18 @@ def layer_table(analysis: LayerAnalysis, top: int = 5, method: Method = "both") 
         rows[0].append("effect" if statistic == "effect" else _HEADINGS[metric])
         rows[0] += [f"{percent(analysis.settings.level)} CI"] if statistic == "effect" else []
         rows[0] += ["floor"] if analysis.has_floor and (metric, statistic) == _BESIDE_FLOOR else []
+    rows[0] += ["AUROC (shifted)"] if analysis.localisation.measured else []
     for row in [*shown, *anchors]:
         line = [printable(scores.layer[row], _NAME)]
         for column in columns:
             line.append(_ranked(_number(_value(analysis, row, *column), *column), ranks[column].get(row), top))
             line += [_interval(analysis, row)] if column[1] == "effect" else []
             line += [_number(floor[row], *column)] if analysis.has_floor and column == _BESIDE_FLOOR else []
-        rows.append(line)
-    text = [laid_out(rows, numeric=set(range(1, len(rows[0]))), last=len(anchors)), *_notes(analysis, top, method)]
+        rows.append(line + ([_auroc(analysis, row)] if analysis.localisation.measured else []))
+    text = [
+        laid_out(rows, numeric=set(range(1, len(rows[0]))), last=len(anchors)),
+        *_notes(analysis, top, method, shown),
+    ]
     return "\n".join([*text, NOTICE])
 
 
@@ -101,7 +106,14 @@ def _interval(analysis: LayerAnalysis, row: int) -> str:
     return f"[{short(lo, 2)}, {short(hi, 2)}]" if math.isfinite(lo) else ""
 
 
-def _notes(analysis: LayerAnalysis, top: int, method: Method) -> list[str]:
+def _auroc(analysis: LayerAnalysis, row: int) -> str:
+    """Mean pixel AUROC of the lesion mask, and of shifted masks in brackets."""
+    column = LOCALISATION.index("auroc")
+    mask, shifted = (means.mean[row, column] for means in (analysis.localisation.mask, analysis.localisation.shifted))
+    return f"{short(mask)} ({short(shifted)})" if math.isfinite(mask) else ""
+
+
+def _notes(analysis: LayerAnalysis, top: int, method: Method, shown: Sequence[int]) -> list[str]:
     ranking = analysis.ranking
     scores = analysis.scores
     unit = "pair" if analysis.n_pairs == 1 else "pairs"
@@ -109,6 +121,16 @@ def _notes(analysis: LayerAnalysis, top: int, method: Method) -> list[str]:
     notes = [
         f"Means over {analysis.n_pairs} {unit}{patients}; ({1}) to ({top}): the most different layers by a column."
     ]
+    if more := len(watched(scores.layer)) - len(shown):
+        notes.append(f"{more} more watched {'layer is' if more == 1 else 'layers are'} not among these: see pairs.csv.")
+    if 1 < analysis.n_units < FEW_UNITS:
+        unit = "pairs" if scores.group is None else "patients"
+        notes.append(f"Fewer than {FEW_UNITS} {unit}: intervals are rough.")
+    if scores.skipped:
+        unit = "pair was" if len(scores.skipped) == 1 else "pairs were"
+        notes.append(f"{len(scores.skipped)} {unit} skipped: summary.json (not_measured) says which and why.")
+    if analysis.localisation.measured:
+        notes.append("AUROC: is the difference in the lesion mask? In brackets the same for shifted masks.")
     if ranking.statistic == "effect":
         floor = floor_words(scores.floor_kind)
         notes.append(f"Effect: of relative L2 over {len(scores.floor)} floor pairs ({floor}); layers are ranked by it.")
