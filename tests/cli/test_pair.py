@@ -84,7 +84,7 @@ def test_files_of_one_pair_and_a_result_that_is_not_overwritten(
 ) -> None:
     assert bench.pair("--mask", str(bench.file("masks")), "--method", "l2") == 0
     [heading] = [line for line in capsys.readouterr().out.splitlines() if line.startswith("layer ")]
-    assert " ".join(heading.split()) == "layer relative L2 floor SQNR dB RMS L2"
+    assert " ".join(heading.split()) == "layer relative L2 floor SQNR dB RMS L2 AUROC (shifted)"
     directory = bench.outputs / "single" / "run"
     names = {str(path.relative_to(directory)) for path in directory.rglob("*") if path.is_file()}
     wanted = {"layer_differences.json", "layer_differences_plot.png", "reconstructed_images.png", "summary.json"}

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from synthetic_layers import BUMP, DECODER, changed, layer_scores
@@ -12,7 +14,7 @@ from layerscope.functional.bootstrap import resample_weights
 from layerscope.functional.resampled_moments import resampled_moments
 from layerscope.report.layer_effects import LayerAnalysis, Method, PairSettings, analyse_layers
 from layerscope.report.layer_table import layer_table
-from layerscope.report.sentences import significant
+from layerscope.report.sentences import short, significant
 
 FAST = PairSettings(n_bootstrap=200)
 SQNR = DIFFERENCES.index("sqnr_db")
@@ -252,9 +254,11 @@ def test_the_table_shows_the_top_layers_of_every_metric_with_their_ranks() -> No
     for metric in (*DIFFERENCES, "linear_cka"):
         assert set(names(analysis, analysis.top(metric))) <= set(lines)
     assert text.count("(1)") == 8  # the effect, six metrics, the explanation
-    assert not any("(" in lines[point] for point in POINTS)
+    assert not any(re.search(r"\(\d\)", lines[point]) for point in POINTS)
+    auroc = analysis.localisation.mask.mean[analysis.scores.layer.index(first), LOCALISATION.index("auroc")]
+    assert f"{short(float(auroc))} (" in lines[first]
     assert text.splitlines()[-1] == "For research only; not for clinical use."
-    assert max(map(len, text.splitlines())) <= 135
+    assert max(map(len, text.splitlines())) <= 152
     for row in analysis.top_ranked():
         expected = significant(float(analysis.scores.floor[:, row, RELATIVE].mean()))
         assert expected in lines[analysis.scores.layer[row]].replace("(", " ").split()
@@ -267,9 +271,10 @@ def headings(scores: LayerScores, method: Method, settings: PairSettings = FAST)
 
 def test_the_table_leaves_out_what_the_method_does_not_ask_for_and_a_floor_that_is_not_there() -> None:
     scores = layer_scores()
-    assert headings(scores, "both").endswith("CI relative L2 floor 1 − cosine SQNR dB RMS L2 CKA")
-    assert headings(scores, "l2").endswith("CI relative L2 floor SQNR dB RMS L2 CKA")
-    assert headings(scores, "cosine").endswith("CI relative L2 floor 1 − cosine SQNR dB CKA")
+    assert headings(scores, "both").endswith("CI relative L2 floor 1 − cosine SQNR dB RMS L2 CKA AUROC (shifted)")
+    assert headings(scores, "l2").endswith("CI relative L2 floor SQNR dB RMS L2 CKA AUROC (shifted)")
+    assert headings(scores, "cosine").endswith("CI relative L2 floor 1 − cosine SQNR dB CKA AUROC (shifted)")
+    assert "AUROC" not in headings(layer_scores(masks=False), "both")
     assert "neither compares layers" not in layer_table(analyse_layers(scores, FAST), method="cosine")
     by_cosine = PairSettings(n_bootstrap=20, rank_by="cosine_dissimilarity")
     assert "1 − cosine" in headings(scores, "l2", by_cosine)
