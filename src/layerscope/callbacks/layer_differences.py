@@ -97,7 +97,10 @@ class LayerDifferences(Callback):
         self.seen = {}
         self._pairs = len(pairs["id"])
         self._image_size = (int(pairs["positive"].shape[-2]), int(pairs["positive"].shape[-1]))
-        self._groups = _whole_groups(pairs["index"]) if self._has_groups and pairs["role"] == "pair" else []
+        # CKA and a user's metrics are reported for pairs only: on the floor their time would be thrown away.
+        of_pairs = pairs["role"] == "pair"
+        self._groups = _whole_groups(pairs["index"]) if self._has_groups and of_pairs else []
+        self._metrics_of_batch = self.metrics if of_pairs else []
         if self._rows_unknown and self._pairs:
             self._count_rows(trainer, pairs["positive"][:1])
 
@@ -189,7 +192,7 @@ class LayerDifferences(Callback):
         shape = tuple(activation.shape)
         # A point is of the whole image, also where layers see tiles of it.
         grid = default_grid(shape) if name in POINTS else self._task.position_grid(shape, self._image_size)
-        self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups, self.metrics)
+        self.seen[name] = measure_layer(activation, self._pairs, grid, self._groups, self._metrics_of_batch)
 
     def _reduce_point(self, name: str, activation: Tensor) -> None:
         # The step may run under autocast; the probe leaves it for its own reductions.

@@ -79,7 +79,7 @@ class DiffusersAutoencoder(nn.Module):
         super().__init__()
         if dtype not in DTYPES:
             raise ConfigurationError(f"dtype is {dtype!r}: expected one of {', '.join(DTYPES)}.")
-        source_name = source or "random weights"
+        self.source_name = source or "random weights"
         if isinstance(architecture, str):
             architecture = str(here_or_shipped(architecture))
         if original_config is not None:
@@ -92,7 +92,6 @@ class DiffusersAutoencoder(nn.Module):
         if latent_channels is not None:
             self.model, self.new_tensors = with_latent_channels(self.model, latent_channels, seed)
         self.pretrained = source is not None and not self.new_tensors
-        self.source_name = source_name
         if initial_logvar is not None:
             if source is not None and not self.new_tensors:
                 raise ConfigurationError(
