@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
     from torch import Tensor, nn
 
-    from layerscope.types import LabelSet, PositionGrid, TeacherFeatures
+    from layerscope.types import InputGeometry, LabelSet, PositionGrid, TeacherFeatures, TokenLayout
 
 
 @runtime_checkable
@@ -118,6 +118,46 @@ class GridLayers(Protocol):
 
     def position_grid(self, shape: tuple[int, ...], image_size: tuple[int, int]) -> PositionGrid | None:
         """Of an activation of ``shape`` (B, ...) for images of (H, W) pixels; None where it has no positions."""
+
+
+@runtime_checkable
+class TokenEncoder(NamedLayers, Protocol):
+    """A vision transformer (a ``torch.nn.Module``) whose tokens can be read after each of its blocks.
+
+    ``default_layers`` names the blocks in the order of the computation; the output of each is all tokens, (B, T, D).
+    It is called with images (B, 3, H, W) in [-1, 1] of the size that ``input_geometry`` gives, and normalises them.
+    """
+
+    @property
+    def input_geometry(self) -> InputGeometry:
+        """How pictures of any size become what the model sees."""
+
+    def token_layout(self, image_size: tuple[int, int]) -> TokenLayout:
+        """Of the T tokens for images of (H, W) pixels."""
+
+    def final_norm(self, tokens: Tensor) -> Tensor:
+        """The model's last normalisation of tokens (B, T, D) of any layer; the same tokens where it has none."""
+
+    def __call__(self, image: Tensor) -> Any: ...
+
+
+@runtime_checkable
+class PooledTokens(Protocol):
+    """A vision transformer that makes one token of all: an attention pooling head, or their mean."""
+
+    def pool(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T, D) after the final norm to (B, D)."""
+
+
+@runtime_checkable
+class TextAligned(Protocol):
+    """A vision transformer whose tokens can be brought into the space of a text encoder."""
+
+    def embed_text(self, text: str) -> Tensor:
+        """(E,), on the device of the model."""
+
+    def project(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, T, D) after the final norm to (B, T, E)."""
 
 
 @runtime_checkable

@@ -10,6 +10,9 @@ if TYPE_CHECKING:
 
 ConditionKind = Literal["real", "recon", "noise", "control"]
 PairRole = Literal["pair", "floor"]
+ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
+TokenMetric = Literal["cosine", "dot_product"]
+NormStage = Literal["before", "after"]
 
 CKA_GROUP: int = 4
 """Rows of image pairs that are compared with one another by linear CKA, whose unbiased HSIC needs at least four.
@@ -148,8 +151,8 @@ class ReconstructionOutput:
     std: Tensor
 
 
-class SkippedPair(NamedTuple):
-    """A pair that could not be measured, and why; its row in the split counts as visited."""
+class SkippedSample(NamedTuple):
+    """An image or pair that could not be measured, and why; its row in the split counts as visited."""
 
     id: str
     row: int
@@ -174,7 +177,7 @@ class PairBatch(TypedDict):
     has_mask: Tensor
     id: list[str]
     index: Tensor
-    skipped: list[SkippedPair]
+    skipped: list[SkippedSample]
 
 
 @dataclass(frozen=True)
@@ -194,7 +197,7 @@ class PairOutput:
     mask: Tensor
     has_mask: Tensor
     points: dict[str, Tensor]
-    skipped: list[SkippedPair]
+    skipped: list[SkippedSample]
 
 
 class PositionGrid(NamedTuple):
@@ -208,3 +211,107 @@ class PositionGrid(NamedTuple):
     prefix: int
     rows: int
     columns: int
+
+
+@dataclass(frozen=True)
+class InputGeometry:
+    """How a picture of any size becomes the pixels that a model sees; all sizes are (H, W) in pixels.
+
+    resize: what the whole picture is resized to; a single number is the shorter side, the proportions being kept; None
+        leaves its size. step: with kept proportions, both sides become the nearest multiple of this, at least one.
+    crop: size of the central part that is kept after resizing; None keeps all.
+    resize_filter: antialiased.
+    smallest: pictures with fewer pixels along a side are refused: a patch of the model.
+    """
+
+    resize: int | tuple[int, int] | None = None
+    crop: tuple[int, int] | None = None
+    step: tuple[int, int] = (1, 1)
+    resize_filter: ResizeFilter = "bicubic"
+    smallest: tuple[int, int] = (1, 1)
+
+
+class TokenLayout(NamedTuple):
+    """How a vision transformer's tokens stand in its sequence: the prefix, then the patches row by row.
+
+    prefix: what each token before the patches is: ``cls``, ``distillation``, ``register``; empty for SigLIP.
+    rows, columns: of the patches.
+    """
+
+    prefix: tuple[str, ...]
+    rows: int
+    columns: int
+
+
+class TokenBatch(TypedDict):
+    """What a datamodule yields whose images are looked at by vision transformers.
+
+    image: float32 (B, 3, H, W) in [-1, 1], resized and cropped as the model takes it; B may be 0.
+    other: the images that these are compared with, of the same shape; None where they are compared with none.
+    mask: bool (B, H, W), True on the lesion, placed as the image is; all False where there is none.
+    has_mask: bool (B,).
+    shown: float64 (B, 4), left, top, right and bottom of the part that ``image`` shows, in pixels of the picture in
+        the file (upright, by EXIF).
+    id: B strings, unique and stable. index: int64 (B,), the row in the split, −1 for a stand-in.
+    skipped: images that belong to this batch and are not in it.
+    """
+
+    image: Tensor
+    other: Tensor | None
+    mask: Tensor
+    has_mask: Tensor
+    shown: Tensor
+    id: list[str]
+    index: Tensor
+    skipped: list[SkippedSample]
+
+
+@dataclass(frozen=True)
+class LayerTokens:
+    """The tokens of one layer of B images, reduced.
+
+    maps: name to (B, h, w) for a grid of R × C patches:
+        ``horizontal_right`` (R, C−1), ``vertical_down`` (R−1, C), ``diagonal_down_right`` and ``diagonal_down_left``
+        (R−1, C−1), similarity of a patch with its neighbour in that direction, at the place of the pair's left or upper
+        one, for down-left at the place of its column less one;
+        ``cls_similarity``, ``seed_similarity``, ``box_similarity``, ``text_similarity`` (R, C);
+        ``norms`` (R, C), Euclidean; ``high_norm`` bool (R, C);
+        ``token_change`` (R, C), 1 − cosine of the token with that of the first view at the same place.
+        Names are left out that do not exist or were not asked for.
+    prefix_norms: (B, P), of CLS and registers.
+    figures: name to (B,), what one image comes to in this layer; NaN where undefined.
+    """
+
+    maps: dict[str, Tensor]
+    prefix_norms: Tensor
+    figures: dict[str, Tensor]
+
+
+@dataclass(frozen=True)
+class TokenView:
+    """One version of B images as one model sees it.
+
+    name: ``image``; what it is compared with: ``other``, ``reconstruction``, ``other_model``, or a control's name.
+    image: (B, 3, H, W) in [-1, 1]. layout: of its tokens. layers: name to what was measured, in order.
+    """
+
+    name: str
+    image: Tensor
+    layout: TokenLayout
+    layers: dict[str, LayerTokens]
+
+
+@dataclass(frozen=True)
+class TokenOutput:
+    """What a token diagnosis saw of one batch; callbacks read it and never recompute.
+
+    id, index, mask, has_mask, skipped: as in ``TokenBatch``. views: the images first, then what they are compared with;
+    empty where B is 0.
+    """
+
+    id: list[str]
+    index: Tensor
+    mask: Tensor
+    has_mask: Tensor
+    skipped: list[SkippedSample]
+    views: list[TokenView]

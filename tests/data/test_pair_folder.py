@@ -14,7 +14,7 @@ from layerscope.data.pairs.folder import PairFolder
 from layerscope.data.pairs.folder_records import read_pair_folder
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.protocols import LabelledData
-from layerscope.types import PairBatch, SkippedPair
+from layerscope.types import PairBatch, SkippedSample
 
 
 def touch(root: Path, *paths: str) -> Path:
@@ -178,7 +178,7 @@ def test_a_broken_file_ends_the_run_or_is_left_out(tmp_path: Path) -> None:
     read = batches(data)
     assert [name for batch in read for name in batch["id"]] == [name for name in ids if name != "017"]
     (skipped,) = [pair for batch in read for pair in batch["skipped"]]
-    assert isinstance(skipped, SkippedPair)
+    assert isinstance(skipped, SkippedSample)
     assert (skipped.id, skipped.row) == ("017", ids.index("017"))
     assert str(broken) in skipped.reason
     # The floor compares the same file.

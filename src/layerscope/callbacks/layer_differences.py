@@ -24,7 +24,7 @@ from layerscope.metrics.linear_cka import LinearCKA
 from layerscope.metrics.table import IndexedTable
 from layerscope.probes.probe import Probe
 from layerscope.protocols import Autoencoder, LayerMetric, NamedLayers, ProbedTask
-from layerscope.types import CKA_GROUP, PairBatch, PairOutput, PairRole, SkippedPair
+from layerscope.types import CKA_GROUP, PairBatch, PairOutput, PairRole, SkippedSample
 
 
 class LayerDifferences(Callback):
@@ -78,7 +78,7 @@ class LayerDifferences(Callback):
         self._shapes: list[Shape] = []
         self._tables: dict[str, IndexedTable] = {}
         self._cka: LinearCKA | None = None
-        self._skipped: dict[PairRole, list[SkippedPair]] = {"pair": [], "floor": []}
+        self._skipped: dict[PairRole, list[SkippedSample]] = {"pair": [], "floor": []}
         self._unmeasured: dict[str, str] = {}
         # Every layer there is includes some that a pass does not call; one that was asked for must be called.
         self._require_all = layers is not None

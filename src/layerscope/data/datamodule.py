@@ -11,12 +11,12 @@ from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
 from layerscope.data.dataset import LabelledImages, Sample
-from layerscope.data.images import ResizeFilter
 from layerscope.data.loader import ResumableDataLoader, image_loader
 from layerscope.data.options import check_counts, check_side, existing_root
 from layerscope.data.records import DataTable
 from layerscope.data.sampler import ResumableSampler, UnrepeatedDistributedSampler
 from layerscope.errors import ConfigurationError
+from layerscope.types import ResizeFilter
 
 
 class ImageDataModule(LightningDataModule):

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from layerscope.data.images import ResizeFilter, read_image
+from layerscope.data.images import read_image
 from layerscope.data.records import SplitRecords
 from layerscope.errors import DataError
-from layerscope.types import Batch
+from layerscope.types import Batch, ResizeFilter
 
 _SIZE_OPTIONS = "image_size (resizes) or center_crop_size (cuts)"
 

@@ -6,9 +6,8 @@ from typing import Literal
 
 from layerscope.data.datamodule import ImageDataModule
 from layerscope.data.folder_records import read_image_folder
-from layerscope.data.images import ResizeFilter
 from layerscope.data.locate import find_data_file
-from layerscope.types import LabelSet
+from layerscope.types import LabelSet, ResizeFilter
 
 
 class ImageFolder(ImageDataModule):

@@ -18,8 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 from layerscope.errors import ConfigurationError, DataError
+from layerscope.types import ResizeFilter
 
-ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
 Fit = Literal["crop", "stretch"]
 
 # Formats that are opened at all; Pillow knows some that start other programs.

@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Literal
 
 from layerscope.data.datamodule import ImageDataModule
-from layerscope.data.images import ResizeFilter
 from layerscope.data.locate import find_data_file
 from layerscope.data.schema import load_label_schema
 from layerscope.data.table import read_data_table
-from layerscope.types import LabelSet
+from layerscope.types import LabelSet, ResizeFilter
 
 
 class MultilabelImages(ImageDataModule):

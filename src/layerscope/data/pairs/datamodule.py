@@ -9,7 +9,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from torch.utils.data import DataLoader
 
-from layerscope.data.images import Fit, ResizeFilter
+from layerscope.data.images import Fit
 from layerscope.data.loader import image_loader
 from layerscope.data.options import check_counts, check_side
 from layerscope.data.pairs.dataset import FloorPairs, ImagePairs, OnBadImage
@@ -19,7 +19,7 @@ from layerscope.data.pairs.reading import PairReader
 from layerscope.data.pairs.records import PairRecords
 from layerscope.data.sampler import UnrepeatedDistributedSampler
 from layerscope.errors import ConfigurationError
-from layerscope.types import CKA_GROUP, LabelSet
+from layerscope.types import CKA_GROUP, LabelSet, ResizeFilter
 
 
 class PairDataModule(LightningDataModule):

@@ -16,7 +16,7 @@ from layerscope.data.pairs.masks import check_same_size
 from layerscope.data.pairs.reading import NothingToCompareError, PairImages, PairReader
 from layerscope.data.pairs.records import PairRecord
 from layerscope.errors import DataError
-from layerscope.types import PairBatch, PairRole, SkippedPair
+from layerscope.types import PairBatch, PairRole, SkippedSample
 
 OnBadImage = Literal["error", "skip"]
 
@@ -34,7 +34,7 @@ class PairSample(TypedDict):
     index: int
 
 
-class _Pairs(Dataset[PairSample | SkippedPair]):
+class _Pairs(Dataset[PairSample | SkippedSample]):
     """Map-style data set; the files of a row are decoded when it is asked for, once.
 
     ids: N ids. role: of the batches. on_bad_image: whether a file that cannot be used ends the run or skips its row.
@@ -57,17 +57,17 @@ class _Pairs(Dataset[PairSample | SkippedPair]):
     def __len__(self) -> int:
         return len(self.ids)
 
-    def __getitem__(self, index: int) -> PairSample | SkippedPair:
+    def __getitem__(self, index: int) -> PairSample | SkippedSample:
         try:
             images, has_mask, path = self._read(index)
         except NothingToCompareError as reason:
-            return SkippedPair(self.ids[index], int(index), str(reason))
+            return SkippedSample(self.ids[index], int(index), str(reason))
         except DataError as error:
             if self.on_bad_image == "error":
                 if len(self.ids) == 1:
                     raise
                 raise DataError(f"{error} Or leave such pairs out: data.init_args.on_bad_image: skip.") from error
-            return SkippedPair(self.ids[index], int(index), str(error))
+            return SkippedSample(self.ids[index], int(index), str(error))
         # Not skipped: it is the settings that do not suit the image.
         check_divisible(images.positive, path, self.size_multiple, _SIZE_OPTION)
         return {
@@ -79,10 +79,10 @@ class _Pairs(Dataset[PairSample | SkippedPair]):
             "index": int(index),
         }
 
-    def collate(self, samples: Sequence[PairSample | SkippedPair]) -> PairBatch:
+    def collate(self, samples: Sequence[PairSample | SkippedSample]) -> PairBatch:
         """A batch, of 0 pairs where all were skipped; images of different sizes are an error that names two of them."""
-        skipped = [sample for sample in samples if isinstance(sample, SkippedPair)]
-        read = [sample for sample in samples if not isinstance(sample, SkippedPair)]
+        skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
+        read = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         if read:
             check_one_size([(sample["id"], sample["positive"]) for sample in read], _SIZE_OPTION)
         side = self.reader.image_size or 0

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from layerscope.data.images import Fit, ResizeFilter
+from layerscope.data.images import Fit
 from layerscope.data.options import existing_root
 from layerscope.data.pairs.datamodule import PairDataModule
 from layerscope.data.pairs.dataset import OnBadImage
 from layerscope.data.pairs.floor import NoiseFloor
 from layerscope.data.pairs.folder_records import read_pair_folder
+from layerscope.types import ResizeFilter
 
 
 class PairFolder(PairDataModule):

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from layerscope.data.images import Fit, ResizeFilter
+from layerscope.data.images import Fit
 from layerscope.data.options import existing_root
 from layerscope.data.pairs.datamodule import PairDataModule
 from layerscope.data.pairs.dataset import OnBadImage
 from layerscope.data.pairs.filling import Fill, check_fill
 from layerscope.data.pairs.floor import NoiseFloor
 from layerscope.data.pairs.masked_records import read_masked_images
+from layerscope.types import ResizeFilter
 
 
 class MaskedImages(PairDataModule):

@@ -11,11 +11,12 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from layerscope.data.images import Fit, ResizeFilter, fit_pixels, image_header, image_tensor, read_pixels
+from layerscope.data.images import Fit, fit_pixels, image_header, image_tensor, read_pixels
 from layerscope.data.pairs.filling import Fill, fill_in
 from layerscope.data.pairs.masks import Mask, check_same_size, fit_mask, read_masks
 from layerscope.data.pairs.records import PairRecord
 from layerscope.errors import ConfigurationError, DataError
+from layerscope.types import ResizeFilter
 
 # Channels of an image without colour differ by less than this, also after JPEG.
 _GREY_TOLERANCE = 16 / 255

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from layerscope.data.images import Fit, ResizeFilter
+from layerscope.data.images import Fit
 from layerscope.data.pairs.datamodule import PairDataModule
 from layerscope.data.pairs.records import ONE_PAIR, PairRecord, PairRecords
 from layerscope.data.records import check_id
 from layerscope.errors import DataError
+from layerscope.types import ResizeFilter
 
 
 class ImagePair(PairDataModule):
