@@ -230,6 +230,25 @@ class InputGeometry:
     resize_filter: ResizeFilter = "bicubic"
     smallest: tuple[int, int] = (1, 1)
 
+    def resized(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of a picture of (H, W) pixels after resizing; the longer side is rounded down, as torchvision does.
+
+        >>> InputGeometry(resize=224).resized((300, 451)), InputGeometry(resize=224, step=(14, 14)).resized((300, 451))
+        ((224, 336), (224, 336))
+        """
+        if isinstance(self.resize, tuple):
+            return self.resize
+        height, width = picture
+        if self.resize is not None:
+            short = min(picture)
+            height, width = (self.resize * side // short for side in picture)
+        rows, columns = self.step
+        return max(1, (height + rows // 2) // rows) * rows, max(1, (width + columns // 2) // columns) * columns
+
+    def size_of(self, picture: tuple[int, int]) -> tuple[int, int]:
+        """(H, W) of what the model sees of a picture of (H, W) pixels."""
+        return self.crop or self.resized(picture)
+
 
 class TokenLayout(NamedTuple):
     """How a vision transformer's tokens stand in its sequence: the prefix, then the patches row by row.

@@ -1,0 +1,433 @@
+"""Images through vision transformers whose tokens are compared with their neighbours, CLS, regions and texts."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from layerscope.errors import ConfigurationError, NumericalError, listed
+from layerscope.functional.controls import controls_by_name
+from layerscope.functional.token_regions import patches_in_box
+from layerscope.functional.token_similarity import check_metric
+from layerscope.metrics.token_measurement import (
+    TokenPlaces,
+    TokenQuestions,
+    TokenReferences,
+    joined,
+    measure_tokens,
+)
+from layerscope.probes.probe import Probe
+from layerscope.protocols import Autoencoder, PooledTokens, TextAligned, TokenEncoder
+from layerscope.types import (
+    InputGeometry,
+    LayerTokens,
+    NormStage,
+    TokenBatch,
+    TokenLayout,
+    TokenMetric,
+    TokenOutput,
+    TokenView,
+)
+
+LayerChoice = int | str
+
+
+class TokenSimilarity(LightningModule):
+    """How alike are the tokens of a vision transformer, at any of its layers, in one pass?
+
+    Each chosen layer is reduced inside its forward hook to maps over the patch grid and a few figures an image
+    (``types.LayerTokens``). With something to compare, another picture of each image, its reconstruction by an
+    autoencoder, or another model, that is measured too, and how much each token changes.
+
+    Args:
+        encoder: satisfies ``layerscope.protocols.TokenEncoder``: ``layerscope.models.transformers_tokens``,
+            ``layerscope.models.timm_tokens``, or one of your own.
+        layers: ``last`` block, ``all``, or some: numbers (−1 is the last), names, and patterns of names with ``*``.
+        similarity_metric: ``cosine``, or ``dot_product`` without normalisation. Two zero tokens have cosine 1, a zero
+            token and another 0.
+        norm: whether tokens are taken ``before`` or ``after`` the model's final norm (of any layer).
+        diagonals: also the neighbours along both diagonals.
+        pooled: compare patches with the model's pooled token where it has no CLS token (SigLIP's attention pooling, a
+            mean): made by its head of the layer's tokens.
+        seed_patch: [row, column] of a patch that every patch is compared with.
+        box: [left, top, right, bottom] in pixels of the picture in the file; every patch is compared with the mean
+            token of the patches in it. A single pixel is a box too.
+        text: a text that every patch is compared with, in the space of CLIP's projections.
+        effective_rank: of the patch tokens (an eigenvalue problem for each image and layer).
+        high_norm_ratio: patches with a norm above so many times the median of their image count as high.
+        high_norm_cutoff: patches with a norm above this count as high instead.
+        other_encoder: a second model that sees the same images.
+        autoencoder: satisfies ``layerscope.protocols.Autoencoder``: its reconstructions, at the size that the encoder
+            sees, by the posterior's mode, are compared with the images.
+        controls: known degradations to compare with too, beside the reconstruction (``jpeg_q75``).
+
+    Raises:
+        ConfigurationError: an encoder that is none, a layer, metric or control that does not exist (with close names),
+            something that this encoder cannot be asked, or two things to compare with.
+    """
+
+    encoder: nn.Module
+    other_encoder: nn.Module | None
+    autoencoder: nn.Module | None
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        layers: int | str | list[int | str] = "last",
+        similarity_metric: str = "cosine",
+        norm: NormStage = "before",
+        diagonals: bool = False,
+        pooled: bool = False,
+        seed_patch: list[int] | None = None,
+        box: list[float] | None = None,
+        text: str | None = None,
+        effective_rank: bool = True,
+        high_norm_ratio: float = 3.0,
+        high_norm_cutoff: float | None = None,
+        other_encoder: nn.Module | None = None,
+        autoencoder: nn.Module | None = None,
+        controls: list[str] | None = None,
+    ) -> None:
+        super().__init__()
+        if norm not in get_args(NormStage):
+            raise ConfigurationError(f"norm is {norm!r}: expected before or after, the model's final norm.")
+        if other_encoder is not None and autoencoder is not None:
+            raise ConfigurationError(
+                "other_encoder and autoencoder both say what the images are compared with. Give one of them, and run "
+                "the other comparison by itself."
+            )
+        metric = check_metric(similarity_metric)
+        self.encoder = _frozen(_as_encoder(encoder, "encoder"))
+        self.other_encoder = None if other_encoder is None else _frozen(_as_encoder(other_encoder, "other_encoder"))
+        self.autoencoder = None if autoencoder is None else _frozen(_as_autoencoder(autoencoder))
+        self.layers = layers
+        self.similarity_metric: TokenMetric = metric
+        self.norm: NormStage = norm
+        self.pooled = pooled
+        self.box = _numbers("box", box, 4)
+        self.text = text
+        seed = _numbers("seed_patch", seed_patch, 2)
+        self.questions = TokenQuestions(
+            metric,
+            diagonals,
+            effective_rank,
+            None if seed is None else (int(seed[0]), int(seed[1])),
+            high_norm_ratio,
+            high_norm_cutoff,
+        )
+        if controls and autoencoder is None:
+            raise ConfigurationError(
+                "controls are drawn beside an autoencoder's reconstruction, and there is no autoencoder. Give one, or "
+                "leave controls out."
+            )
+        self.controls = controls_by_name(controls or [])
+        self._text: dict[int, Tensor] = {}
+        # Wrong layers and questions are told before any image is read.
+        for one in self._encoders():
+            chosen_layers(one, layers)
+            self._check_questions(one)
+
+    # -- what others ask of it ------------------------------------------------------------------------------------
+
+    @property
+    def input_geometry(self) -> InputGeometry:
+        """How the datamodule brings pictures to the size that the encoder takes."""
+        return self._as_tokens(self.encoder).input_geometry
+
+    @property
+    def other_geometry(self) -> InputGeometry | None:
+        """The same for the second model; None without one."""
+        return None if self.other_encoder is None else self._as_tokens(self.other_encoder).input_geometry
+
+    def watched_layers(self) -> tuple[nn.Module, Sequence[str], Sequence[str]]:
+        """The module in which the blocks have their names, those that are watched, and none left out."""
+        encoder = self._as_tokens(self.encoder)
+        return encoder.layer_root, chosen_layers(encoder, self.layers), []
+
+    def look(self, images: Tensor) -> dict[str, Tensor]:
+        """The encoder on images (B, 3, H, W) in [-1, 1], resized to its size without keeping proportions."""
+        size = self.input_geometry.size_of((images.shape[-2], images.shape[-1]))
+        with torch.no_grad():
+            self.encoder(F.interpolate(images, size=size, mode="bilinear", align_corners=False))
+        return {}
+
+    def describe(self) -> dict[str, Any]:
+        """Plain values for the summary."""
+        return {
+            "encoder": _described(self.encoder),
+            "other_encoder": None if self.other_encoder is None else _described(self.other_encoder),
+            "autoencoder": None
+            if self.autoencoder is None
+            else getattr(self.autoencoder, "source_name", type(self.autoencoder).__name__),
+            "similarity_metric": self.similarity_metric,
+            "norm": self.norm,
+            "layers": list(self.watched_layers()[1]),
+            "cls_source": self.cls_source(self.encoder),
+            "seed_patch": self.questions.seed,
+            "box": self.box,
+            "text": self.text,
+            "high_norm": {"ratio": self.questions.high_norm_ratio, "cutoff": self.questions.high_norm_cutoff},
+            "controls": list(self.controls),
+        }
+
+    def cls_source(self, encoder: nn.Module) -> str:
+        """What ``cls_similarity`` compares patches with: ``cls``, ``pooled``, or nothing."""
+        geometry = self._as_tokens(encoder).input_geometry
+        prefix = self._as_tokens(encoder).token_layout(geometry.size_of((512, 512))).prefix
+        return "cls" if "cls" in prefix else "pooled" if self.pooled else ""
+
+    # -- measuring ------------------------------------------------------------------------------------------------
+
+    def test_step(  # type: ignore[override]
+        self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0
+    ) -> TokenOutput:
+        views = self.measure(batch) if batch["id"] else []
+        return TokenOutput(
+            batch["id"], batch["index"], batch["mask"], batch["has_mask"], batch["skipped"], views
+        )
+
+    @torch.no_grad()
+    def measure(self, batch: TokenBatch) -> list[TokenView]:
+        """The images, and what they are compared with.
+
+        Raises:
+            NumericalError: tokens that are not finite, naming image and layer.
+            ConfigurationError: a seed patch or box outside of what the encoder sees of an image.
+        """
+        images = batch["image"]
+        versions = {"image": images}
+        if self.autoencoder is not None:
+            versions["reconstruction"] = self._reconstructed(images)
+            versions |= {name: control(images) for name, control in self.controls.items()}
+        if batch["other"] is not None and self.other_encoder is None:
+            versions["other"] = batch["other"]
+        views = self._see(self.encoder, versions, batch)
+        if self.other_encoder is not None:
+            assert batch["other"] is not None
+            views += self._see(self.other_encoder, {"other_model": batch["other"]}, batch)
+        return views
+
+    def _see(self, module: nn.Module, versions: Mapping[str, Tensor], batch: TokenBatch) -> list[TokenView]:
+        """One pass of all versions through one model."""
+        encoder = self._as_tokens(module)
+        images = joined(list(versions.values()))
+        size = (int(images.shape[-2]), int(images.shape[-1]))
+        layout = encoder.token_layout(size)
+        places = self._places(batch, layout, size)
+        self._check_seed(layout)
+
+        def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
+            _check_tokens(tokens, layout, len(images))
+            tokens, references = self._references(module, tokens, layout)
+            return measure_tokens(tokens, layout, self.questions, places, references, len(versions))
+
+        with Probe(encoder.layer_root, reduce, chosen_layers(encoder, self.layers)) as probe:
+            module(images)
+            found: dict[str, list[LayerTokens]] = probe.take()
+        _check_finite(found, batch["id"], list(versions))
+        return [
+            TokenView(name, image, layout, {layer: parts[place] for layer, parts in found.items()})
+            for place, (name, image) in enumerate(versions.items())
+        ]
+
+    def _references(
+        self, module: nn.Module, tokens: Tensor, layout: TokenLayout
+    ) -> tuple[Tensor, TokenReferences]:
+        """The tokens as they are to be compared, and what patches are compared with."""
+        encoder = self._as_tokens(module)
+        source = self.cls_source(module)
+        normed = tokens
+        if self.norm == "after" or source == "pooled" or self.text is not None:
+            # Under autocast a block may give another precision than that of the weights.
+            parameter = next(module.parameters(), tokens)
+            normed = encoder.final_norm(tokens.to(parameter.dtype))
+        chosen = normed if self.norm == "after" else tokens
+        names: dict[str, Tensor] = {}
+        if source == "cls":
+            names["cls_similarity"] = chosen[:, layout.prefix.index("cls")]
+        elif source == "pooled":
+            assert isinstance(module, PooledTokens)
+            names["cls_similarity"] = module.pool(normed)
+        text = None
+        if self.text is not None:
+            assert isinstance(module, TextAligned)
+            key = id(module)
+            if key not in self._text:
+                self._text[key] = module.embed_text(self.text)
+            text = (module.project(normed), self._text[key].to(normed.device))
+        return chosen, TokenReferences(names, text)
+
+    def _places(self, batch: TokenBatch, layout: TokenLayout, size: tuple[int, int]) -> TokenPlaces:
+        mask = batch["mask"] if bool(batch["has_mask"].any()) else None
+        if mask is not None and tuple(mask.shape[-2:]) != size:
+            mask = None  # of another model's geometry
+        box = None
+        if self.box is not None:
+            box = patches_in_box(batch["shown"], torch.tensor(self.box), layout.rows, layout.columns, batch["id"])
+        return TokenPlaces(mask, box)
+
+    def _reconstructed(self, images: Tensor) -> Tensor:
+        """By the posterior's mode, clamped; sides that the downsampling does not divide are padded and cut again."""
+        autoencoder = _as_autoencoder(self.autoencoder)
+        height, width = images.shape[-2:]
+        step = autoencoder.downsampling
+        padding = (0, -width % step, 0, -height % step)
+        padded = F.pad(images, padding, mode="replicate") if any(padding) else images
+        decoded = autoencoder.decode(autoencoder.encode(padded).mean)
+        return decoded[..., :height, :width].float().clamp(-1, 1)
+
+    # -- checks ---------------------------------------------------------------------------------------------------
+
+    def _encoders(self) -> list[TokenEncoder]:
+        modules = [self.encoder, *([] if self.other_encoder is None else [self.other_encoder])]
+        return [self._as_tokens(module) for module in modules]
+
+    @staticmethod
+    def _as_tokens(module: nn.Module) -> Any:
+        return module
+
+    def _check_questions(self, encoder: TokenEncoder) -> None:
+        name = type(encoder).__name__
+        if self.pooled and self.cls_source(encoder) == "pooled" and not isinstance(encoder, PooledTokens):  # type: ignore[arg-type]
+            raise ConfigurationError(
+                f"pooled is set, and the {name} has no pooled token (layerscope.protocols.PooledTokens). Leave pooled "
+                "out: the maps of neighbours and norms need neither."
+            )
+        if self.text is not None and not isinstance(encoder, TextAligned):
+            raise ConfigurationError(
+                f"text is set, and the {name} has no text encoder that its tokens could be compared with "
+                "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
+            )
+
+    def _check_seed(self, layout: TokenLayout) -> None:
+        if self.questions.seed is None:
+            return
+        row, column = self.questions.seed
+        if not (-layout.rows <= row < layout.rows and -layout.columns <= column < layout.columns):
+            raise ConfigurationError(
+                f"seed_patch is [{row}, {column}], and the encoder sees {layout.rows} rows and {layout.columns} "
+                "columns of patches, counted from 0."
+            )
+
+
+def chosen_layers(encoder: TokenEncoder, layers: int | str | Sequence[int | str]) -> list[str]:
+    """Names of the meant blocks, in the order of the computation.
+
+    Args:
+        encoder: has the blocks ``default_layers``.
+        layers: ``last``, ``all``, or one or several numbers, names and patterns with ``*``.
+
+    Raises:
+        ConfigurationError: one that does not exist, with close names.
+    """
+    blocks = list(encoder.default_layers)
+    wanted: Sequence[int | str] = [layers] if isinstance(layers, (int, str)) else layers
+    meant: set[str] = set()
+    for one in wanted:
+        meant |= _meant(blocks, one)
+    if not meant:
+        raise ConfigurationError("layers names none. Write last, all, or a list of numbers and names.")
+    return [name for name in blocks if name in meant]
+
+
+def _meant(blocks: list[str], one: int | str) -> set[str]:
+    import fnmatch
+
+    if isinstance(one, str) and one.lstrip("-").isdecimal():
+        one = int(one)
+    match one:
+        case "last":
+            return {blocks[-1]}
+        case "all":
+            return set(blocks)
+        case int():
+            if not -len(blocks) <= one < len(blocks):
+                raise ConfigurationError(
+                    f"layers has {one}, and the encoder has {len(blocks)} blocks: 0 to {len(blocks) - 1}, or from the "
+                    f"end −1 to −{len(blocks)}."
+                )
+            return {blocks[one]}
+        case _:
+            found = set(fnmatch.filter(blocks, one))
+            if not found:
+                near = difflib.get_close_matches(one, [*blocks, "last", "all"], n=3, cutoff=0.4)
+                raise ConfigurationError(
+                    f"layers has {one!r}, which is no block of the encoder. "
+                    + (f"Did you mean {' or '.join(near)}? " if near else "")
+                    + f"Its blocks are {listed(blocks, 6)}; last, all and numbers are possible too."
+                )
+            return found
+
+
+def _check_tokens(tokens: Tensor, layout: TokenLayout, images: int) -> None:
+    """The model's own statement of its tokens must hold: a map of misplaced tokens would look like any other."""
+    count = len(layout.prefix) + layout.rows * layout.columns
+    if tokens.ndim != 3 or tuple(tokens.shape[:2]) != (images, count):
+        raise ConfigurationError(
+            f"It gives {tuple(tokens.shape)} for {images} images, where {len(layout.prefix)} prefix tokens and "
+            f"{layout.rows} × {layout.columns} patches make ({images}, {count}, D). This is no vision transformer whose "
+            "tokens stay those of one grid; `layerscope test` with layerscope.tasks.diagnosis.pairs watches any model."
+        )
+
+
+def _check_finite(found: Mapping[str, Sequence[LayerTokens]], ids: Sequence[str], views: Sequence[str]) -> None:
+    """One transfer from the device for all layers: a token with NaN or infinity has such a norm."""
+    finite = torch.stack(
+        [torch.stack([part.maps["norms"].flatten(1).isfinite().all(dim=1) for part in parts]) for parts in found.values()]
+    )
+    if bool(finite.all()):
+        return
+    layer, view, image = (~finite).nonzero()[0].tolist()
+    raise NumericalError(
+        f"The tokens of {ids[image]!r} ({views[view]}) after {list(found)[layer]} are not all finite. Half precision "
+        "overflows in some vision transformers: try --trainer.precision=32-true or bf16-true; otherwise look for "
+        "broken weights."
+    )
+
+
+def _as_encoder(module: nn.Module, argument: str) -> nn.Module:
+    if not isinstance(module, TokenEncoder):
+        raise ConfigurationError(
+            f"{argument} is a {type(module).__name__}, which does not say where its tokens are "
+            "(layerscope.protocols.TokenEncoder: layer_root, default_layers, input_geometry, token_layout, final_norm). "
+            "Use layerscope.models.transformers_tokens.TransformersTokens, layerscope.models.timm_tokens.TimmTokens, or "
+            "give your own class these."
+        )
+    return module  # type: ignore[return-value]
+
+
+def _as_autoencoder(module: nn.Module | None) -> Any:
+    if not isinstance(module, Autoencoder):
+        raise ConfigurationError(
+            f"autoencoder is a {type(module).__name__}, which is none (layerscope.protocols.Autoencoder)."
+        )
+    return module
+
+
+def _frozen(module: nn.Module) -> nn.Module:
+    return module.requires_grad_(False).eval()
+
+
+def _numbers(name: str, given: Sequence[float] | None, count: int) -> tuple[float, ...] | None:
+    if given is None:
+        return None
+    if len(given) != count:
+        what = "[row, column]" if count == 2 else "[left, top, right, bottom] in pixels"
+        raise ConfigurationError(f"{name} is {list(given)}: expected {count} numbers, {what}.")
+    return tuple(float(value) for value in given)
+
+
+def _described(encoder: nn.Module) -> dict[str, Any]:
+    tokens: Any = encoder
+    return {
+        "class": type(encoder).__name__,
+        "model": type(tokens.layer_root).__name__,
+        "source": getattr(encoder, "source_name", None),
+        "geometry": tokens.input_geometry,
+    }
