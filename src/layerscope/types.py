@@ -311,10 +311,13 @@ class TokenView:
     """One version of B images as one model sees it.
 
     name: ``image``; what it is compared with: ``other``, ``reconstruction``, ``other_model``, or a control's name.
+    model: its source. cls_source: what ``cls_similarity`` compares patches with, ``cls``, ``pooled`` or "" without one.
     image: (B, 3, H, W) in [-1, 1]. layout: of its tokens. layers: name to what was measured, in order.
     """
 
     name: str
+    model: str
+    cls_source: str
     image: Tensor
     layout: TokenLayout
     layers: dict[str, LayerTokens]
@@ -325,7 +328,7 @@ class TokenOutput:
     """What a token diagnosis saw of one batch; callbacks read it and never recompute.
 
     id, index, mask, has_mask, skipped: as in ``TokenBatch``. views: the images first, then what they are compared with;
-    empty where B is 0.
+    empty where B is 0. metric: of the similarities. norm: whether tokens were taken before or after the final norm.
     """
 
     id: list[str]
@@ -334,3 +337,5 @@ class TokenOutput:
     has_mask: Tensor
     skipped: list[SkippedSample]
     views: list[TokenView]
+    metric: TokenMetric
+    norm: NormStage

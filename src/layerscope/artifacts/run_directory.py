@@ -176,6 +176,11 @@ class Stage:
         target.parent.mkdir(parents=True, exist_ok=True)
         return target
 
+    def adopt(self, folder: Path) -> None:
+        """Moves every file below ``folder``, which is on the same disk, to its relative name here."""
+        for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+            os.replace(file, self.path(file.relative_to(folder).as_posix()))
+
     def write_bytes(self, name: str, data: bytes) -> None:
         _write_durably(self.path(name), data)
 

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import heapq
-import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ from torch import Tensor
 from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.callbacks.gather import gather_objects
 from layerscope.callbacks.pair_listener import PairListener
-from layerscope.callbacks.run_folder import run_folder
+from layerscope.callbacks.staging_folder import StagingFolder
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import to_uint8
 from layerscope.types import PairOutput
@@ -59,20 +57,11 @@ class PairPictures(PairListener):
             raise ConfigurationError(f"PairPictures: first is {first} and top is {top}; both must be 0 or more.")
         self.first = first
         self.top = top
-        self._folder: Path | None = None
+        self._folder: StagingFolder | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
-        place = ""
-        if trainer.is_global_zero:
-            directory = run_folder(trainer).directory
-            assert directory is not None
-            # Hidden, and with the prefix by which the run directory clears away what a killed run leaves.
-            place = tempfile.mkdtemp(prefix=".staging-pairs-", dir=directory.path)
-        self._folder = Path(trainer.strategy.broadcast(place))
-        # Whoever made it takes it away: the others are through while the first still draws.
-        self._is_owner = trainer.is_global_zero or not self._folder.exists()
-        self._folder.mkdir(parents=True, exist_ok=True)  # of another node, where the disk is not shared
+        self._folder = StagingFolder(trainer, "pairs")
         loaders: Any = trainer.test_dataloaders
         ids = (loaders[0] if isinstance(loaders, list) else loaders).dataset.ids
         self._first = set(sorted(range(len(ids)), key=ids.__getitem__)[: self.first])
@@ -123,7 +112,7 @@ class PairPictures(PairListener):
 
     def _path(self, row: int) -> Path:
         assert self._folder is not None
-        return self._folder / f"{row}.npz"
+        return self._folder.path / f"{row}.npz"
 
     def _save(self, output: PairOutput, place: int, row: int) -> None:
         arrays = {"id": np.array(output.id[place])}
@@ -143,16 +132,13 @@ class PairPictures(PairListener):
                 largest = np.float32(distance.max(initial=0))
                 arrays[f"largest {name}"] = largest
                 arrays[f"distance {name}"] = (distance / max(largest, np.float32(1e-30))).astype(np.float16)
-        try:
+        assert self._folder is not None
+        with self._folder.written():
             np.savez(self._path(row), **cast(Any, arrays))
-        except FileNotFoundError:
-            # The first process failed and cleared its folder away; it ends this one too, and has told why.
-            if self._is_owner or self._path(row).parent.exists():
-                raise
 
     def _clear(self) -> None:
-        if self._folder is not None and self._is_owner:
-            shutil.rmtree(self._folder, ignore_errors=True)
+        if self._folder is not None:
+            self._folder.clear()
         self._folder = None
 
 

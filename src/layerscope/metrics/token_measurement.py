@@ -42,7 +42,7 @@ class TokenQuestions:
 class TokenPlaces:
     """What is known of B images by their places, the same for all layers.
 
-    mask: bool (B, H, W), the lesion; None where no image has one. box: bool (B, R, C), the patches of the region that
+    mask: bool (B, H, W), the lesion; empty, or None for the whole batch, where an image has none. box: bool (B, R, C), the patches of the region that
     all patches are compared with; None without one.
     """
 
@@ -103,9 +103,12 @@ def measure_tokens(
     figures = map_figures(maps, norms, maps["high_norm"])
     if questions.effective_rank:
         figures["effective_rank"] = effective_rank(grid.flatten(1, 2))
-    inside = None if places.mask is None else patch_mask(places.mask, rows, columns)
-    if inside is not None:
-        figures |= border_figures(maps, inside.repeat(views, 1, 1))
+    if places.mask is None:
+        inside = norms.new_zeros((len(tokens) // views, rows, columns), dtype=torch.bool)
+    else:
+        inside = patch_mask(places.mask, rows, columns)
+    # NaN without a mask, so that every batch has the same figures.
+    figures |= border_figures(maps, inside.repeat(views, 1, 1))
     images = len(tokens) // views
     parts = [
         LayerTokens(
@@ -121,10 +124,9 @@ def measure_tokens(
         part.maps["token_change"] = change
         part.figures["token_change"] = change.mean(dim=(1, 2))
         part.figures["map_correlation"] = map_correlation(parts[0].maps, part.maps)
-        if inside is not None:
-            at_lesion, control = localisation_with_control(change, inside)
-            part.figures["token_change_auroc"] = at_lesion[:, _AUROC]
-            part.figures["shifted_token_change_auroc"] = control[:, _AUROC]
+        at_lesion, control = localisation_with_control(change, inside)
+        part.figures["token_change_auroc"] = at_lesion[:, _AUROC]
+        part.figures["shifted_token_change_auroc"] = control[:, _AUROC]
     return parts
 
 

@@ -189,7 +189,14 @@ class TokenSimilarity(LightningModule):
     ) -> TokenOutput:
         views = self.measure(batch) if batch["id"] else []
         return TokenOutput(
-            batch["id"], batch["index"], batch["mask"], batch["has_mask"], batch["skipped"], views
+            batch["id"],
+            batch["index"],
+            batch["mask"],
+            batch["has_mask"],
+            batch["skipped"],
+            views,
+            self.similarity_metric,
+            self.norm,
         )
 
     @torch.no_grad()
@@ -232,7 +239,14 @@ class TokenSimilarity(LightningModule):
             found: dict[str, list[LayerTokens]] = probe.take()
         _check_finite(found, batch["id"], list(versions))
         return [
-            TokenView(name, image, layout, {layer: parts[place] for layer, parts in found.items()})
+            TokenView(
+                name,
+                str(getattr(module, "source_name", type(module).__name__)),
+                self.cls_source(module),
+                image,
+                layout,
+                {layer: parts[place] for layer, parts in found.items()},
+            )
             for place, (name, image) in enumerate(versions.items())
         ]
 

@@ -1,0 +1,56 @@
+"""A hidden folder in the run directory that all processes write to while a task runs."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.pytorch import Trainer
+
+from layerscope.callbacks.run_folder import run_folder
+
+
+class StagingFolder:
+    """Made by rank zero; the constructor is a collective operation, so all processes must come along.
+
+    What a killed run leaves of it is cleared away when the run directory is claimed again.
+
+    Args:
+        trainer: of a running task with a run directory.
+        what: part of the folder's name.
+
+    Attributes:
+        path: the folder; on a node without a shared disk one of the same name of its own.
+    """
+
+    def __init__(self, trainer: Trainer, what: str) -> None:
+        place = ""
+        if trainer.is_global_zero:
+            directory = run_folder(trainer).directory
+            assert directory is not None
+            # With the prefix by which the run directory knows what a killed run leaves.
+            place = tempfile.mkdtemp(prefix=f".staging-{what}-", dir=directory.path)
+        self.path = Path(trainer.strategy.broadcast(place))
+        # Whoever made it takes it away: the others are through while the first still draws.
+        self._is_owner = trainer.is_global_zero or not self.path.exists()
+        self.path.mkdir(parents=True, exist_ok=True)
+
+    @contextmanager
+    def written(self) -> Iterator[None]:
+        """Around writing a file: passes over one that cannot be written because the first process cleared the folder.
+
+        It failed then, ends this process too, and has told why.
+        """
+        try:
+            yield
+        except FileNotFoundError:
+            if self._is_owner or self.path.exists():
+                raise
+
+    def clear(self) -> None:
+        """Removes it, on the process that made it."""
+        if self._is_owner:
+            shutil.rmtree(self.path, ignore_errors=True)

@@ -1,0 +1,81 @@
+"""The files of single images of a token diagnosis, written as the images come."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from layerscope.artifacts import safe_file_name
+from layerscope.artifacts.token_maps import ImageTokens
+from layerscope.callbacks.image_tokens import image_tokens, picture_of
+from layerscope.report.token_figures import comparison_files, token_files
+from layerscope.report.token_pictures import TokenPictures
+from layerscope.types import TokenOutput
+
+
+@dataclass(frozen=True)
+class TokenArrays:
+    """What of the measurements is written as arrays.
+
+    save_similarities: ``similarities.npz`` of every image; of 24 layers and 16 × 16 patches it takes 0.2 MB.
+    """
+
+    save_similarities: bool = True
+
+
+def write_image_files(
+    folder: Path, output: TokenOutput, place: int, images: int, pictures: TokenPictures, arrays: TokenArrays
+) -> None:
+    """All files of one image of a batch.
+
+    Args:
+        folder: where the results of the run are put together.
+        output: of the batch. place: of the image in it.
+        images: in the whole run; with several each has a folder of its own.
+        pictures: which figures, and how. Images behind its limit have none.
+        arrays: what else.
+    """
+    target = folder if images == 1 else folder / "images" / safe_file_name(output.id[place])
+    for name, content in _files(output, place, pictures, arrays):
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+def _files(
+    output: TokenOutput, place: int, pictures: TokenPictures, arrays: TokenArrays
+) -> Iterator[tuple[str, bytes]]:
+    views = image_tokens(output, place)
+    if arrays.save_similarities:
+        for tokens in views:
+            name = "similarities.npz" if tokens.view == "image" else f"similarities_{tokens.view}.npz"
+            yield name, npz_bytes(tokens.arrays())
+    if int(output.index[place]) >= pictures.limit:
+        return
+    seen = [picture_of(view, place) for view in output.views]
+    mask = output.mask[place].cpu().numpy() if bool(output.has_mask[place]) else None
+    yield from token_files(seen[0], views[0], pictures, mask)
+    for picture, tokens in zip(seen[1:], views[1:]):
+        yield from comparison_files(seen[0], views[0], picture, tokens, pictures, mask)
+
+
+def npz_bytes(arrays: Mapping[str, NDArray]) -> bytes:
+    """The content of a compressed npz file."""
+    buffer = io.BytesIO()
+    plain: dict[str, NDArray] = dict(arrays)
+    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
+    return buffer.getvalue()
+
+
+def without_files(folder: Path, ids: Sequence[str]) -> list[str]:
+    """Images of which nothing lies in ``folder``: those of processes on other nodes, where the disk is not shared."""
+    if len(ids) == 1:
+        return [] if any(folder.iterdir()) else list(ids)
+    return [name for name in ids if not (folder / "images" / safe_file_name(name)).exists()]
+
+

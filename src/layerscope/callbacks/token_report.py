@@ -1,0 +1,176 @@
+"""Writes the run directory of a token diagnosis: files of each image as they come, tables and figures at the end."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities import rank_zero_info
+
+from layerscope.artifacts.tables import AGGREGATE_COLUMNS, TOKEN_COLUMNS
+from layerscope.callbacks.results import provenance, write_parts
+from layerscope.callbacks.run_folder import run_folder
+from layerscope.callbacks.staging_folder import StagingFolder
+from layerscope.callbacks.tensorboard import log_result
+from layerscope.callbacks.token_files import TokenArrays, without_files, write_image_files
+from layerscope.callbacks.token_table import TokenTable
+from layerscope.data.hashing import weights_hash
+from layerscope.errors import ConfigurationError
+from layerscope.report.figure_style import png
+from layerscope.report.token_curves import layer_curves_figure
+from layerscope.report.token_pictures import TokenPictures
+from layerscope.report.token_rows import aggregate_rows, image_rows
+from layerscope.report.token_sentences import token_sentences
+from layerscope.report.token_statistics import TokenAnalysis, TokenSettings, analyse_tokens
+from layerscope.report.token_summary import token_summary
+from layerscope.report.token_table import token_table
+from layerscope.types import TokenOutput
+
+
+class TokenReport(Callback):
+    """``similarities.npz`` and pictures of each image, ``images.csv``, ``aggregate.csv``, ``summary.json``.
+
+    The files of an image are written when its batch is through, on the process that saw it, into a hidden folder of the
+    run directory, and appear with the summary. In memory stay a few figures an image and layer.
+
+    Args:
+        visualization: which figures of single images are drawn, and how.
+        output: which arrays are written.
+        level: confidence level of every interval. n_bootstrap: resamples behind them. seed: of the resampling.
+    """
+
+    def __init__(
+        self,
+        visualization: TokenPictures | None = None,
+        output: TokenArrays | None = None,
+        level: float = 0.95,
+        n_bootstrap: int = 1000,
+        seed: int = 0,
+    ) -> None:
+        self.visualization = visualization or TokenPictures()
+        self.output = output or TokenArrays()
+        self.settings = TokenSettings(level, n_bootstrap, seed)
+        self._folder: StagingFolder | None = None
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        loaders: Any = trainer.test_dataloaders
+        loader = loaders[0] if isinstance(loaders, list) else loaders
+        if not hasattr(getattr(loader, "dataset", None), "ids"):
+            raise ConfigurationError(
+                "TokenReport needs a datamodule of images such as layerscope.data.image_paths.ImagePaths."
+            )
+        self._ids: list[str] = list(loader.dataset.ids)
+        self._table = TokenTable(self._ids, pl_module.device)
+        self._folder = StagingFolder(trainer, "tokens")
+        self._prefix: tuple[str, ...] = ()
+
+    def on_test_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        output = cast(TokenOutput, outputs)
+        self._table.update(output)
+        assert self._folder is not None
+        for place, row in enumerate(output.index.tolist()):
+            if row >= 0:
+                with self._folder.written():
+                    write_image_files(
+                        self._folder.path, output, place, len(self._ids), self.visualization, self.output
+                    )
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Brings the processes' shares together."""
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        self.scores = self._table.scores(trainer, data.evaluated_groups())
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if not trainer.is_global_zero:
+            return
+        rank_zero_info("Computing intervals and drawing.")
+        analysis = analyse_tokens(self.scores, self.settings)
+        folder, data, task = run_folder(trainer), cast(Any, trainer).datamodule, cast(Any, pl_module)
+        assert folder.directory is not None
+        assert self._folder is not None
+        figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
+        headline = token_summary(analysis)
+        summary = {
+            "task": "token_similarity",
+            "experiment_name": folder.directory.path.name,
+            **headline,
+            "not_measured": [*headline["not_measured"], *self._not_written()],
+            "tokens": task.describe(),
+            "model_hashes": {
+                name: weights_hash(module)
+                for name, module in (
+                    ("encoder", task.encoder),
+                    ("other_encoder", task.other_encoder),
+                    ("autoencoder", task.autoencoder),
+                )
+                if module is not None
+            },
+            "data": data.describe(),
+            **provenance(trainer, data.eval_split),
+        }
+        with folder.directory.staged() as stage:
+            if folder.config_yaml:
+                stage.write_text("config.yaml", folder.config_yaml)
+            stage.adopt(self._folder.path)
+            stage.write_csv("images.csv", image_rows(self.scores), TOKEN_COLUMNS)
+            stage.write_csv("aggregate.csv", aggregate_rows(analysis), AGGREGATE_COLUMNS)
+            for name, figure in figures.items():
+                stage.write_bytes(name, png(figure))
+            write_parts(trainer, stage)
+            stage.write_json("summary.json", summary)
+        log_result(trainer, figures, _scalars(analysis))
+        print("\n" + "\n".join(token_sentences(analysis)) + f"\n\n{token_table(analysis)}")
+        print(f"\nResults: {folder.directory.path}")
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no ``teardown`` when a step, a callback or a dataloader raises."""
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            self._folder.clear()
+        self._folder = None
+
+    def _not_written(self) -> list[dict[str, str]]:
+        """What single images lack."""
+        found = []
+        images = len(self._ids)
+        if images > self.visualization.limit:
+            found.append(
+                {
+                    "what": f"pictures of {images - self.visualization.limit} of {images} images",
+                    "reason": f"only the first {self.visualization.limit} are drawn (visualization.limit)",
+                }
+            )
+        assert self._folder is not None
+        skipped = {name for name, _ in self.scores.skipped}
+        expected = [name for name in self._ids if name not in skipped]
+        if self.output.save_similarities and (absent := without_files(self._folder.path, expected)):
+            found.append(
+                {
+                    "what": f"files of {len(absent)} of {images} images",
+                    "reason": "they lie on the disk of another node, which this one does not see",
+                }
+            )
+        return found
+
+
+def _scalars(analysis: TokenAnalysis) -> dict[str, float]:
+    """Means over images for TensorBoard, by figure and layer."""
+    return {
+        f"{row['figure']}/{row['layer']}": float(row["mean"])
+        for row in aggregate_rows(analysis)
+        if row["view"] == "image" and row["mean"] is not None
+    }
