@@ -34,16 +34,16 @@ def patches_in_box(shown: Tensor, box: Tensor, rows: int, columns: int) -> Tenso
     left, top, right, bottom = box.tolist()
     if not (left < right and top < bottom):
         raise ConfigurationError(
-            f"The box {_written(box)} (left, top, right, bottom) has no area. Give left below right and top below bottom, "
-            "in pixels of the picture in the file."
+            f"The box {_written(box)} (left, top, right, bottom) has no area. Give left below right and top below "
+            "bottom, in pixels of the picture in the file."
         )
     unseen = (~box_seen(shown, box)).nonzero()
     if len(unseen):
         row = int(unseen[0])
         raise ConfigurationError(
             f"The box {_written(box)} (left, top, right, bottom) lies outside what the model sees of the image in row "
-            f"{row} of the batch, {_written(shown[row])}, in pixels of the picture in the file. Give a box inside it, or "
-            "resize without a crop."
+            f"{row} of the batch, {_written(shown[row])}, in pixels of the picture in the file. Give a box inside it, "
+            "or resize without a crop."
         )
     shown = shown.double() if shown.device.type != "mps" else shown.float()
     box = box.to(shown)

@@ -1,8 +1,8 @@
 """How alike patch tokens are: to their neighbours, to one token, and to the token at their place in another view.
 
 bfloat16 and float16 tokens are taken to float32 before anything is computed, so their similarities are exactly those of
-the float32 tokens of the same values; float64 stays float64. Against tokens before they were rounded to half precision a
-cosine is off by less than 2u + u² with u = 2⁻⁸ for bfloat16 (0.0079) and 2⁻¹¹ for float16 (0.00098; for entries above
+the float32 tokens of the same values; float64 stays float64. Against tokens before they were rounded to half precision
+a cosine is off by less than 2u + u² with u = 2⁻⁸ for bfloat16 (0.0079) and 2⁻¹¹ for float16 (0.00098; for entries above
 6·10⁻⁵, below which float16 has fewer digits), and a dot product by that share of the product of the two norms.
 Squares are summed in float32, so a cosine needs norms between about 10⁻¹⁸ and 10¹⁸, zero aside.
 """
@@ -39,8 +39,8 @@ def check_metric(name: str) -> TokenMetric:
     names = get_args(TokenMetric)
     near = difflib.get_close_matches(str(name).lower(), names, n=1, cutoff=0.3)
     raise ConfigurationError(
-        f"There is no token similarity {name!r}{f'; did you mean {near[0]}?' if near else '.'} similarity_metric is one "
-        f"of {', '.join(names)}."
+        f"There is no token similarity {name!r}{f'; did you mean {near[0]}?' if near else '.'} similarity_metric is "
+        f"one of {', '.join(names)}."
     )
 
 
@@ -155,8 +155,8 @@ def token_change(first: Tensor, second: Tensor) -> Tensor:
             f"Tokens of two views differ in shape, {tuple(first.shape)} and {tuple(second.shape)}, so they have no "
             "change place by place. Show both views to models of one patch grid and width."
         )
-    change = torch.empty(first.shape[:3], dtype=torch.promote_types(*(wide_dtype(x.dtype) for x in (first, second))))
-    change = change.to(first.device)
+    dtype = wide_dtype(torch.promote_types(first.dtype, second.dtype))
+    change = torch.empty(first.shape[:3], dtype=dtype, device=first.device)
     for rows in _samples(first):
         a, b = (x[rows].to(sum_dtype(x.device)) for x in (first, second))
         norm_a, norm_b = (torch.linalg.vector_norm(x, dim=-1) for x in (a, b))
