@@ -20,7 +20,7 @@ def vector_cosines(a: Sequence[Tensor], b: Sequence[Tensor]) -> Tensor:
     a, b = [x.float() for x in a], [y.float() for y in b]
     dot = torch.stack([(x * y).sum(dim=1) for x, y in zip(a, b)], dim=1)
     norm_a, norm_b = (torch.stack([torch.linalg.vector_norm(x, dim=1) for x in one], dim=1) for one in (a, b))
-    return _cosine(dot, norm_a, norm_b)
+    return cosine_of(dot, norm_a, norm_b)
 
 
 def pooled(a: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def position_cosines(a: Sequence[Tensor], b: Sequence[Tensor], norms_a: Sequence
     dot, norm_a, norm_b = (
         torch.cat([one.flatten(1) for one in maps], dim=1) for maps in (dots, norms_a, [channel_norm(y) for y in b])
     )
-    of_map = _cosine(dot, norm_a, norm_b).split([one[0].numel() for one in dots], dim=1)
+    of_map = cosine_of(dot, norm_a, norm_b).split([one[0].numel() for one in dots], dim=1)
     return torch.stack([one.mean(dim=1) for one in of_map], dim=1)
 
 
@@ -56,8 +56,11 @@ def _channels_last(a: Tensor) -> Tensor:
     return a.float().movedim(1, -1).contiguous()
 
 
-def _cosine(dot: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:
-    """Where both are zero nothing has changed: 1. Where one is zero: 0."""
+def cosine_of(dot: Tensor, norm_a: Tensor, norm_b: Tensor) -> Tensor:
+    """Cosine of vectors whose dot products and norms are known, three tensors of one shape, in [-1, 1].
+
+    Where both are zero nothing has changed: 1. Where one is zero: 0.
+    """
     product = norm_a * norm_b
     cosine = (dot / product.clamp_min_(torch.finfo(product.dtype).tiny)).clamp_(-1, 1)
     return cosine.masked_fill_(norm_a + norm_b == 0, 1.0)
