@@ -16,6 +16,7 @@ from layerscope.errors import DataError
 from layerscope.types import Batch, ResizeFilter
 
 _SIZE_OPTIONS = "image_size (resizes) or center_crop_size (cuts)"
+_ONE_SIZE = "Set data.init_args.image_size or center_crop_size, or batch_size: 1."
 
 
 def check_divisible(image: Tensor, path: Path, size_multiple: int, options: str) -> None:
@@ -29,15 +30,15 @@ def check_divisible(image: Tensor, path: Path, size_multiple: int, options: str)
         )
 
 
-def check_one_size(images: Sequence[tuple[str, Tensor]], options: str) -> None:
-    """Raises DataError that names two of ``images``, ids and (..., H, W), whose sizes differ."""
+def check_one_size(images: Sequence[tuple[str, Tensor]], remedy: str) -> None:
+    """Raises DataError that names two of ``images``, ids and (..., H, W), whose sizes differ, and ``remedy``."""
     first_id, first = images[0]
     for other_id, other in images:
         if other.shape != first.shape:
             (h1, w1), (h2, w2) = first.shape[-2:], other.shape[-2:]
             raise DataError(
-                f"The images {first_id!r} ({w1}×{h1} pixels) and {other_id!r} ({w2}×{h2}) cannot share a batch. Set "
-                f"data.init_args.{options}, or batch_size: 1."
+                f"The images {first_id!r} ({w1}×{h1} pixels) and {other_id!r} ({w2}×{h2}) cannot share a batch. "
+                f"{remedy}"
             )
 
 
@@ -97,7 +98,7 @@ class LabelledImages(Dataset[Sample]):
 
     def collate(self, samples: list[Sample]) -> Batch:
         """A batch; images of different sizes are an error that names two of them."""
-        check_one_size([(sample["id"], sample["image"]) for sample in samples], "image_size or center_crop_size")
+        check_one_size([(sample["id"], sample["image"]) for sample in samples], _ONE_SIZE)
         return {
             "image": torch.stack([sample["image"] for sample in samples]),
             "target": torch.stack([sample["target"] for sample in samples]),

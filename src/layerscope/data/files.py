@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from layerscope.data.images import SUFFIXES
+from layerscope.data.records import check_id
 from layerscope.errors import DataError
 
 
@@ -26,6 +28,27 @@ def image_files(*folders: Path) -> list[list[Path]]:
 def relative_stem(root: Path, path: Path) -> str:
     """The path of an image below ``root`` without its suffix, with ``/`` on every system."""
     return path.relative_to(root).with_suffix("").as_posix()
+
+
+def files_by_id(root: Path, files: Sequence[Path], respell: Callable[[str], str] = str) -> dict[str, Path]:
+    """Each file below ``root`` by its id, in the given order.
+
+    An id is the path below ``root`` without suffix, with it where two files differ in nothing else. ``respell`` may
+    change what an id must not hold.
+
+    Raises:
+        DataError: a path cannot be an id, or two become the same.
+    """
+    stems = Counter(relative_stem(root, path) for path in files)
+    found: dict[str, Path] = {}
+    for path in files:
+        stem = relative_stem(root, path)
+        name = respell(stem if stems[stem] == 1 else path.relative_to(root).as_posix())
+        check_id(name, str(path))
+        if name in found:
+            raise DataError(f"{path} and {found[name]} both get the id {name!r}. Rename one of them.")
+        found[name] = path
+    return found
 
 
 def _below(folder: Path, seen: dict[tuple[int, int], Path]) -> Iterator[Path]:

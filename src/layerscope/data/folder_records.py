@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Sequence
 from itertools import chain
 from pathlib import Path, PurePosixPath
 
-from layerscope.data.files import image_files, relative_stem
+from layerscope.data.files import files_by_id, image_files, relative_stem
 from layerscope.data.images import SUFFIXES
 from layerscope.data.patients import patient_pattern, patients_of
-from layerscope.data.records import SPLITS, DataTable, Record, check_files, check_groups, check_id
+from layerscope.data.records import SPLITS, DataTable, Record, check_files, check_groups
 from layerscope.data.schema import did_you_mean
 from layerscope.data.split_file import read_split_file
 from layerscope.errors import ConfigurationError, DataError
@@ -78,16 +78,7 @@ def _records(root: Path, files: Sequence[Path], pattern: re.Pattern[str] | None)
         raise DataError(
             f"No images were found below {root}. Correct data.init_args.root; images end in {', '.join(SUFFIXES)}."
         )
-    stems = Counter(relative_stem(root, path) for path in files)
-    names: dict[str, Path] = {}
-    for path in files:
-        name = relative_stem(root, path)
-        if stems[name] > 1:
-            name = path.relative_to(root).as_posix()
-        check_id(name, str(path))
-        if name in names:
-            raise DataError(f"{path} and {names[name]} both get the id {name!r}. Rename one of them.")
-        names[name] = path
+    names = files_by_id(root, files)
     patients = patients_of(root, files, pattern)
     return [Record(name, path, group, (), str(path)) for (name, path), group in zip(names.items(), patients)]
 

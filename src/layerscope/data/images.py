@@ -89,7 +89,7 @@ def fit_pixels(
     """
     if image_size is None:
         return pixels
-    return _resize(fit_region(pixels, fit), image_size, resize_filter)
+    return resize_pixels(fit_region(pixels, fit), (image_size, image_size), resize_filter)
 
 
 def fit_region(pixels: NDArray[Scalar], fit: Fit) -> NDArray[Scalar]:
@@ -101,6 +101,31 @@ def fit_region(pixels: NDArray[Scalar], fit: Fit) -> NDArray[Scalar]:
             return pixels
         case _:
             raise ConfigurationError(f"fit is {fit!r}: expected stretch or crop.")
+
+
+def resize_pixels(
+    pixels: NDArray[np.float32], size: tuple[int, int], resize_filter: ResizeFilter = "bicubic"
+) -> NDArray[np.float32]:
+    """(H, W, 3) in [0, 1] to ``size`` (H, W): antialiased, in float32, clamped to [0, 1]; see ``fit_pixels``."""
+    if pixels.shape[:2] == size:
+        return pixels
+    match resize_filter:
+        case "bilinear":
+            resampling = Image.Resampling.BILINEAR
+        case "bicubic":
+            resampling = Image.Resampling.BICUBIC
+        case "lanczos":
+            resampling = Image.Resampling.LANCZOS
+        case "box":
+            resampling = Image.Resampling.BOX
+        case _:
+            raise ConfigurationError(f"resize_filter is {resize_filter!r}: expected bilinear, bicubic, lanczos or box.")
+    height, width = size
+    channels = [
+        np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., c])).resize((width, height), resampling))
+        for c in range(3)
+    ]
+    return np.clip(np.stack(channels, axis=2), 0, 1)
 
 
 def central_square(pixels: NDArray[Scalar], side: int) -> NDArray[Scalar]:
@@ -287,27 +312,6 @@ def _upright(pixels: NDArray[np.float32], orientation: int) -> NDArray[np.float3
     if orientation in (2, 3, 6, 7):
         pixels = pixels[:, ::-1]
     return pixels
-
-
-def _resize(pixels: NDArray[np.float32], side: int, resize_filter: ResizeFilter) -> NDArray[np.float32]:
-    if pixels.shape[:2] == (side, side):
-        return pixels
-    match resize_filter:
-        case "bilinear":
-            resampling = Image.Resampling.BILINEAR
-        case "bicubic":
-            resampling = Image.Resampling.BICUBIC
-        case "lanczos":
-            resampling = Image.Resampling.LANCZOS
-        case "box":
-            resampling = Image.Resampling.BOX
-        case _:
-            raise ConfigurationError(f"resize_filter is {resize_filter!r}: expected bilinear, bicubic, lanczos or box.")
-    channels = [
-        np.asarray(Image.fromarray(np.ascontiguousarray(pixels[..., c])).resize((side, side), resampling))
-        for c in range(3)
-    ]
-    return np.clip(np.stack(channels, axis=2), 0, 1)
 
 
 def _first_line(error: Exception) -> str:

@@ -108,16 +108,29 @@ class DataTable:
         return SplitRecords(name, records, self.label_names)
 
 
+def plain_id(name: str) -> str:
+    """A path with ``_`` in place of each character that an id must not hold.
+
+    >>> plain_id("scans/10:30 of O'Neil")
+    'scans/10_30 of O_Neil'
+    """
+    return "".join("_" if character == ":" or _is_refused(character) else character for character in name)
+
+
 def check_id(name: str, where: str) -> None:
     """Ids become file names and parts of an HTML page."""
     remedy = "Use letters, digits, and . _ - / within it."
     if not name or len(name) > _MAX_ID_LENGTH:
         raise DataError(f"{where}: the id has {len(name)} characters, expected 1 to {_MAX_ID_LENGTH}. {remedy}")
-    bad = sorted({character for character in name if character in "<>\"'&\\" or not character.isprintable()})
+    bad = sorted({character for character in name if _is_refused(character)})
     if bad:
         raise DataError(f"{where}: the id {name!r} contains {bad}. {remedy}")
     if PurePosixPath(name).is_absolute() or ":" in name or any(part in ("", ".", "..") for part in name.split("/")):
         raise DataError(f"{where}: the id {name!r} looks like a path that leaves its directory. {remedy}")
+
+
+def _is_refused(character: str) -> bool:
+    return character in "<>\"'&\\" or not character.isprintable()
 
 
 def check_groups(splits: dict[str, list[Record]], source: str) -> None:

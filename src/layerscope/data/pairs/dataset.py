@@ -21,6 +21,7 @@ from layerscope.types import PairBatch, PairRole, SkippedSample
 OnBadImage = Literal["error", "skip"]
 
 _SIZE_OPTION = "image_size"
+_ONE_SIZE = "Set data.init_args.image_size, or batch_size: 1."
 
 
 class PairSample(TypedDict):
@@ -84,7 +85,7 @@ class _Pairs(Dataset[PairSample | SkippedSample]):
         skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
         read = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         if read:
-            check_one_size([(sample["id"], sample["positive"]) for sample in read], _SIZE_OPTION)
+            check_one_size([(sample["id"], sample["positive"]) for sample in read], _ONE_SIZE)
         side = self.reader.image_size or 0
         no_image, no_mask = torch.empty(0, 3, side, side), torch.empty(0, side, side, dtype=torch.bool)
         return {

@@ -50,17 +50,25 @@ def check_same_size(
 def fit_mask(mask: Mask, image_size: int | None, fit: Fit) -> Mask:
     """A mask (H, W) resized as ``images.fit_pixels`` resizes its image: (image_size, image_size).
 
-    A pixel is lesion where at least half of its area was. Where no pixel reaches that, as of a lesion much smaller than
-    a pixel, those that are covered most are lesion: resizing never empties a mask (cropping can).
+    See ``resize_mask``. Cropping can empty a mask.
     """
     if image_size is None:
         return mask
-    region = fit_region(mask, fit)
-    if region.shape == (image_size, image_size):
-        return region
-    if not region.any():
-        return np.zeros((image_size, image_size), np.bool_)
-    share = _area_share(_area_share(region.astype(np.float64), image_size).T, image_size).T
+    return resize_mask(fit_region(mask, fit), (image_size, image_size))
+
+
+def resize_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+    """A mask (H, W) resized to ``size`` (H, W).
+
+    A pixel is lesion where at least half of its area was. Where no pixel reaches that, as of a lesion much smaller than
+    a pixel, those that are covered most are lesion: resizing never empties a mask.
+    """
+    if mask.shape == size:
+        return mask
+    if not mask.any():
+        return np.zeros(size, np.bool_)
+    height, width = size
+    share = _area_share(_area_share(mask.astype(np.float64), height).T, width).T
     # The shares are sums of products of fractions: half a pixel may come out as 0.5 − 1e-16.
     return share >= min(0.5, float(share.max())) * (1 - 1e-9)
 

@@ -31,6 +31,18 @@ def images_by_stem(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
             f"No images were found below {folder}. Put images there, or correct data.init_args.root; images end in "
             f"{', '.join(SUFFIXES)}."
         )
+    by_stem = files_by_stem(folder, files)
+    for stem, path in by_stem.items():
+        check_id(stem, str(path))
+    return by_stem
+
+
+def files_by_stem(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
+    """Each of ``files`` below ``folder`` by its relative path without suffix.
+
+    Raises:
+        DataError: two have the same stem; all are listed.
+    """
     by_stem: dict[str, list[Path]] = defaultdict(list)
     for path in files:
         by_stem[relative_stem(folder, path)].append(path)
@@ -40,8 +52,6 @@ def images_by_stem(folder: Path, files: Sequence[Path]) -> dict[str, Path]:
             f"Files below {folder} differ only in their suffix, so which one is meant is not known: {all_of(twins)}. "
             "Keep one of each."
         )
-    for stem, (path,) in by_stem.items():
-        check_id(stem, str(path))
     return {stem: path for stem, (path,) in by_stem.items()}
 
 

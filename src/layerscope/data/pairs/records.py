@@ -60,13 +60,13 @@ class PairRecords:
         digest = hashlib.sha256(f"pairs\t{fill}".encode())
         for record in sorted(self.records, key=lambda record: record.id):
             files = [record.positive] if record.negative is None else [record.positive, record.negative]
-            sizes = "\t".join(map(_size, files))
+            sizes = "\t".join(map(size_told, files))
             digest.update(f"\n{record.id}\t{sizes}\t{bool(record.masks)}".encode())
         return digest.hexdigest()
 
 
-def _size(path: Path) -> str:
-    """What the header tells; the run itself says what is wrong with a file that cannot be read, or skips it."""
+def size_told(path: Path) -> str:
+    """Width and height by the header, for a hash; a run itself says what is wrong with a file, or skips it."""
     try:
         width, height = image_size_in_file(path)
     except DataError:
