@@ -20,7 +20,7 @@ FEW_UNITS = 10
 class SampleMeans:
     """All of the shape of one sample's values; a sample is an image or a pair of images.
 
-    mean, std: over the samples that have a value (ddof 1). n: how many they are. units: samples, or patients among them.
+    mean, std: over the samples that have a value (ddof 1). n: how many they are. units: these, or patients among them.
     lo, hi: percentile interval of the mean; NaN with fewer than two units.
     resampled_mean, resampled_variance: (B, ...).
     """
