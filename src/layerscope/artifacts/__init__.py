@@ -21,11 +21,19 @@ from layerscope.artifacts.run_directory import (
     write_table,
 )
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
-from layerscope.artifacts.tables import LOCALISATION_COLUMNS, LONG_COLUMNS, PAIR_COLUMNS, read_csv
+from layerscope.artifacts.tables import (
+    AGGREGATE_COLUMNS,
+    LOCALISATION_COLUMNS,
+    LONG_COLUMNS,
+    PAIR_COLUMNS,
+    TOKEN_COLUMNS,
+    read_csv,
+)
 from layerscope.artifacts.thresholds import Thresholds
 from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 
 __all__ = [
+    "AGGREGATE_COLUMNS",
     "HISTORY_COLUMNS",
     "HISTORY_CSV",
     "HISTORY_JSON",
@@ -34,6 +42,7 @@ __all__ = [
     "PAIR_COLUMNS",
     "PARTIAL_SUFFIX",
     "SCHEMA_VERSION",
+    "TOKEN_COLUMNS",
     "UNFINISHED",
     "UNREPORTED_SCORES",
     "BottleneckScores",

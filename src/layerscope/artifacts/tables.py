@@ -71,6 +71,30 @@ LOCALISATION_COLUMNS = (
 )
 """Columns of localisation.csv: the figures for the mask, and for shifted masks."""
 
+TOKEN_COLUMNS = ("id", "view", "layer", "figure", "value", "flag")
+"""Columns of images.csv of a token diagnosis."""
+
+AGGREGATE_COLUMNS = (
+    "view",
+    "layer",
+    "figure",
+    "n",
+    "mean",
+    "std",
+    "ci_lo",
+    "ci_hi",
+    "difference",
+    "difference_ci_lo",
+    "difference_ci_hi",
+    "difference_from",
+    "flag",
+)
+"""Columns of aggregate.csv of a token diagnosis.
+
+ci_lo, ci_hi: of one mean alone. difference_ci_lo, difference_ci_hi: simultaneous over the layers of a view's figure.
+difference_from: what the difference is taken from: the first view, or the figure's control.
+"""
+
 TEXT_COLUMNS = frozenset(
     {
         *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
@@ -80,6 +104,8 @@ TEXT_COLUMNS = frozenset(
         "file",
         # Of pairs.csv and localisation.csv.
         *("role", "layer"),
+        # Of images.csv and aggregate.csv of a token diagnosis.
+        *("view", "figure", "difference_from"),
     }
 )
 """Columns that hold text; every other column holds numbers."""

@@ -15,7 +15,7 @@ from layerscope.report.figure_style import percent
 from layerscope.report.layer_effects import RELATIVE, LayerAnalysis, watched
 from layerscope.report.layer_names import called_once, repeated_layers, stage_of
 from layerscope.report.noise_floor import floor_factor, floor_words
-from layerscope.report.pair_means import joint_interval, pair_means, surer
+from layerscope.report.sample_means import joint_interval, sample_means, surer
 from layerscope.report.sentences import joined, short, significant
 
 NOTICE = "For research only; not for clinical use."
@@ -33,7 +33,7 @@ class Step:
     """What a stage does to relative L2: from the last layer of the stage before it to its own last layer.
 
     factor: geometric mean over pairs of the ratio, with its interval ci_lo to ci_hi (NaN where there is none); the
-    intervals of all stages hold together (``pair_means.surer``). n: pairs that differ in both layers.
+    intervals of all stages hold together (``sample_means.surer``). n: pairs that differ in both layers.
     floor_factor: what the stage does to the noise floor (``noise_floor.floor_factor``); NaN where that is undefined.
     change: "grows" or "fades" where the interval excludes 1 and the factor is relevant; "steady" where the whole
     interval is irrelevant; "vanishes" where no pair differs any more.
@@ -111,7 +111,7 @@ def _steps(analysis: LayerAnalysis, pairs: Sequence[tuple[str, int, str, int]], 
     ratio[both] = np.log(behind[both]) - np.log(before[both])
     level = analysis.settings.level
     # The way from input to latent is no further comparison: it is the sum of steps.
-    means = surer(pair_means(ratio, analysis.weights, analysis.group, level), level, n_steps)
+    means = surer(sample_means(ratio, analysis.weights, analysis.group, level), level, n_steps)
     names = analysis.scores.layer
     steps = []
     for place, (previous, start, stage, end) in enumerate(pairs):

@@ -32,7 +32,7 @@ from layerscope.report.figure_style import (
 from layerscope.report.layer_effects import LayerAnalysis, Method, Statistic, watched
 from layerscope.report.layer_names import layer_labels
 from layerscope.report.noise_floor import floor_relative_l2, floor_words
-from layerscope.report.pair_means import PairMeans
+from layerscope.report.sample_means import SampleMeans
 from layerscope.report.sentences import MINUS, significant
 
 TOP = 5
@@ -231,7 +231,7 @@ def _rows(places: FloatArray) -> tuple[float, float, float]:
 def _dots(
     panel: Axes,
     places: FloatArray,
-    means: PairMeans,
+    means: SampleMeans,
     column: int,
     colour: Callable[[int], str],
     marker: str = "o",

@@ -16,7 +16,7 @@ from layerscope.functional.intervals import group_index
 from layerscope.functional.resampled_moments import standardised_effect
 from layerscope.report.layer_cka import LayerCKA, layer_cka
 from layerscope.report.layer_localisation import LocalisationTable, summarise_localisation
-from layerscope.report.pair_means import FEW_UNITS, PairMeans, pair_means
+from layerscope.report.sample_means import FEW_UNITS, SampleMeans, sample_means
 
 RankBy = Literal["effect", "relative_l2", "cosine_dissimilarity", "sqnr_db"]
 Statistic = Literal["effect", "mean"]
@@ -77,8 +77,8 @@ class DifferenceTable:
     flag: L lists of 5 texts: what is undefined or rough, and why; empty where nothing is.
     """
 
-    pairs: PairMeans
-    floor: PairMeans
+    pairs: SampleMeans
+    floor: SampleMeans
     effect: FloatArray
     effect_lo: FloatArray
     effect_hi: FloatArray
@@ -166,8 +166,8 @@ def analyse_layers(scores: LayerScores, settings: PairSettings | None = None) ->
     weights = resample_weights(int(measured.sum()), settings.n_bootstrap, settings.seed, group)
     # The next seed: the same one would tie the floor's draws to those of the pairs.
     floor_weights = resample_weights(len(scores.floor), settings.n_bootstrap, settings.seed + 1)
-    pairs = pair_means(scores.values[measured], weights, group, settings.level)
-    floor = pair_means(scores.floor, floor_weights, None, settings.level)
+    pairs = sample_means(scores.values[measured], weights, group, settings.level)
+    floor = sample_means(scores.floor, floor_weights, None, settings.level)
     effects = standardised_effect(
         pairs.resampled_mean, pairs.resampled_variance, floor.resampled_mean, floor.resampled_variance
     )
@@ -235,7 +235,7 @@ def _ranking(scores: LayerScores, differences: DifferenceTable, settings: PairSe
 
 
 def _flags(
-    scores: LayerScores, measured: NDArray[np.bool_], pairs: PairMeans, floor: PairMeans, effect: FloatArray
+    scores: LayerScores, measured: NDArray[np.bool_], pairs: SampleMeans, floor: SampleMeans, effect: FloatArray
 ) -> list[list[str]]:
     infinite = [
         (np.isposinf(values).sum(axis=0), np.isneginf(values).sum(axis=0), noun)

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, FloatArray, LayerScores
-from layerscope.report.pair_means import PairMeans, pair_means, surer
+from layerscope.report.sample_means import SampleMeans, sample_means, surer
 
 _AUROC = LOCALISATION.index("auroc")
 
@@ -19,16 +19,16 @@ class LocalisationTable:
 
     mask, shifted: of the figures for the mask and for its control, over the same pairs. difference: mask − control,
     paired; an interval above 0 is the evidence that the difference is at the lesion, and not merely where it would be
-    anyway. As a claim hangs on it, its interval holds with few pairs too (``pair_means.joint_interval``).
+    anyway. As a claim hangs on it, its interval holds with few pairs too (``sample_means.joint_interval``).
     nothing: (L,), pairs with a usable mask that have no difference to localise in that layer.
     no_positions: (L,), layers whose activations have no known place in the image (``without_positions``).
     no_control: pairs left out because every shifted mask overlaps the lesion.
     no_mask, empty_mask, whole_mask: pairs left out everywhere: without a mask, an empty one, one that is the image.
     """
 
-    mask: PairMeans
-    shifted: PairMeans
-    difference: PairMeans
+    mask: SampleMeans
+    shifted: SampleMeans
+    difference: SampleMeans
     nothing: NDArray[np.int64]
     no_positions: NDArray[np.bool_]
     no_control: int
@@ -62,8 +62,8 @@ def summarise_localisation(
     localised = np.isfinite(own[:, :, _AUROC]).any(axis=1)
     controlled = np.isfinite(control[:, :, _AUROC]).any(axis=1)
 
-    def means(values: FloatArray) -> PairMeans:
-        return pair_means(np.where(paired, values, np.nan), weights, group, level)
+    def means(values: FloatArray) -> SampleMeans:
+        return sample_means(np.where(paired, values, np.nan), weights, group, level)
 
     return LocalisationTable(
         mask=means(own),

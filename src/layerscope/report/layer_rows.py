@@ -15,7 +15,7 @@ from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Metho
 from layerscope.report.layer_localisation import exclusion, without_positions
 from layerscope.report.layer_names import repeated_layers
 from layerscope.report.noise_floor import floor_relative_l2
-from layerscope.report.pair_means import PairMeans, pair_means
+from layerscope.report.sample_means import SampleMeans, sample_means
 
 _JSON_NAMES = {"l2": "l2_value", "cosine_dissimilarity": "cosine_value"}
 _LEFT_OUT: dict[Method, tuple[str, ...]] = {"l2": ("cosine_dissimilarity",), "cosine": ("l2",), "both": ()}
@@ -222,14 +222,14 @@ def _value_rows(scores: LayerScores, name: str, role: str, values: FloatArray) -
             yield {"id": name, "role": role, "layer": layer, "metric": metric, "value": shown, "flag": flag}
 
 
-def _extra_means(analysis: LayerAnalysis) -> PairMeans:
+def _extra_means(analysis: LayerAnalysis) -> SampleMeans:
     """Of a user's own metrics, (L, E)."""
     scores = analysis.scores
     values = np.stack(list(scores.extra.values()), axis=-1) if scores.extra else np.zeros((*scores.values.shape[:2], 0))
-    return pair_means(values[analysis.measured], analysis.weights, analysis.group, analysis.settings.level)
+    return sample_means(values[analysis.measured], analysis.weights, analysis.group, analysis.settings.level)
 
 
-def _cells(means: PairMeans, row: int, column: int, prefix: str = "") -> dict[str, Any]:
+def _cells(means: SampleMeans, row: int, column: int, prefix: str = "") -> dict[str, Any]:
     return {
         f"{prefix}mean": means.mean[row, column],
         f"{prefix}ci_lo": means.lo[row, column],

@@ -14,7 +14,7 @@ from layerscope.report.figure_style import percent
 from layerscope.report.layer_cka import few_groups
 from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Statistic, watched
 from layerscope.report.noise_floor import floor_relative_l2, floor_words
-from layerscope.report.pair_means import FEW_UNITS
+from layerscope.report.sample_means import FEW_UNITS
 from layerscope.report.sentences import short, significant
 
 _HEADINGS = {
