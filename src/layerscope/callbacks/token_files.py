@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.artifacts import safe_file_name
-from layerscope.artifacts.token_maps import ImageTokens
 from layerscope.callbacks.image_tokens import image_tokens, picture_of
 from layerscope.report.token_figures import comparison_files, token_files
 from layerscope.report.token_pictures import TokenPictures
@@ -77,5 +76,3 @@ def without_files(folder: Path, ids: Sequence[str]) -> list[str]:
     if len(ids) == 1:
         return [] if any(folder.iterdir()) else list(ids)
     return [name for name in ids if not (folder / "images" / safe_file_name(name)).exists()]
-
-

@@ -20,10 +20,9 @@ from layerscope.errors import ConfigurationError
 from layerscope.report.figure_style import png
 from layerscope.report.token_curves import layer_curves_figure
 from layerscope.report.token_pictures import TokenPictures
-from layerscope.report.token_rows import aggregate_rows, image_rows
+from layerscope.report.token_rows import aggregate_rows, image_rows, token_summary
 from layerscope.report.token_sentences import token_sentences
 from layerscope.report.token_statistics import TokenAnalysis, TokenSettings, analyse_tokens
-from layerscope.report.token_summary import token_summary
 from layerscope.report.token_table import token_table
 from layerscope.types import TokenOutput
 
@@ -80,9 +79,7 @@ class TokenReport(Callback):
         for place, row in enumerate(output.index.tolist()):
             if row >= 0:
                 with self._folder.written():
-                    write_image_files(
-                        self._folder.path, output, place, len(self._ids), self.visualization, self.output
-                    )
+                    write_image_files(self._folder.path, output, place, len(self._ids), self.visualization, self.output)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the processes' shares together."""

@@ -39,8 +39,8 @@ def in_memory_pixels(picture: Any) -> NDArray[np.float32]:
         )
     if values.ndim != 3 or values.shape[-1] not in (1, 3, 4) or 0 in values.shape:
         raise DataError(
-            f"{what} is no picture: expected (H, W), (H, W, 3) or (H, W, 4) of an array, (H, W), (3, H, W) or (4, H, W) "
-            "of a tensor. Give several pictures as a list."
+            f"{what} is no picture: expected (H, W), (H, W, 3) or (H, W, 4) of an array, and (H, W), (3, H, W) or "
+            "(4, H, W) of a tensor. Give several pictures as a list."
         )
     return _channels(_in_unit_range(values, what), what)
 
@@ -51,8 +51,8 @@ def _of_pillow(image: Image.Image) -> NDArray[np.float32]:
             return np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
         case "I" | "F":
             raise DataError(
-                f"The PIL image has the mode {image.mode} (32-bit or floating point numbers), whose black and white are "
-                "not defined. Convert it, or give an array in [0, 1]."
+                f"The PIL image has the mode {image.mode} (32-bit or floating point numbers), whose black and white "
+                "are not defined. Convert it, or give an array in [0, 1]."
             )
     has_alpha = image.mode in ("PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info
     return np.asarray(image.convert("RGBA" if has_alpha else "RGB")).astype(np.float32) / np.float32(255)
@@ -64,8 +64,8 @@ def _in_unit_range(values: NDArray, what: str) -> NDArray[np.float32]:
         # Not <: NaN is refused too.
         if not (float(scaled.min()) >= 0 and float(scaled.max()) <= 1):
             raise DataError(
-                f"{what} holds floats from {scaled.min():.4g} to {scaled.max():.4g}: expected [0, 1]. Divide 8-bit levels "
-                "by 255; bring [-1, 1] there by (x + 1) / 2."
+                f"{what} holds floats from {scaled.min():.4g} to {scaled.max():.4g}: expected [0, 1]. Divide 8-bit "
+                "levels by 255; bring [-1, 1] there by (x + 1) / 2."
             )
         return scaled
     if values.dtype in (np.uint8, np.uint16):

@@ -26,7 +26,7 @@ def fit_geometry(
     """
     size = _size(pixels)
     _check_smallest(size, geometry, name)
-    resized = resized_size(size, geometry)
+    resized = geometry.resized(size)
     top, left, height, width = _crop_box(size, resized, geometry, name)
     down, across = size[0] / resized[0], size[1] / resized[1]
     shown = (left * across, top * down, (left + width) * across, (top + height) * down)
@@ -40,27 +40,8 @@ def fit_mask_geometry(mask: Mask, geometry: InputGeometry, name: str = "The mask
     """
     size = _size(mask)
     _check_smallest(size, geometry, name)
-    resized = resized_size(size, geometry)
+    resized = geometry.resized(size)
     return _cut(resize_mask(mask, resized), *_crop_box(size, resized, geometry, name))
-
-
-def resized_size(size: Size, geometry: InputGeometry) -> Size:
-    """What a picture of ``size`` (H, W) is resized to, before it is cropped.
-
-    With kept proportions the longer side is rounded down, as by torchvision and transformers.
-    """
-    if isinstance(geometry.resize, tuple):
-        return geometry.resize
-    height, width = size
-    if geometry.resize is not None:
-        longer = int(geometry.resize * max(size) / min(size))
-        height, width = (geometry.resize, longer) if height <= width else (longer, geometry.resize)
-    return _nearest_multiple(height, geometry.step[0]), _nearest_multiple(width, geometry.step[1])
-
-
-def _nearest_multiple(length: int, step: int) -> int:
-    """At least one ``step``; half a step is rounded up."""
-    return max(1, (2 * length + step) // (2 * step)) * step
 
 
 def _size(pixels: NDArray[Scalar]) -> Size:

@@ -42,8 +42,8 @@ class TokenQuestions:
 class TokenPlaces:
     """What is known of B images by their places, the same for all layers.
 
-    mask: bool (B, H, W), the lesion; empty, or None for the whole batch, where an image has none. box: bool (B, R, C), the patches of the region that
-    all patches are compared with; None without one.
+    mask: bool (B, H, W), the lesion, empty where an image has none; None where no image of the batch has one.
+    box: bool (B, R, C), the patches of the region that all patches are compared with; None without one.
     """
 
     mask: Tensor | None = None

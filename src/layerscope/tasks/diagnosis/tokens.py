@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import torch
 import torch.nn.functional as F
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, NumericalError, listed
 from layerscope.functional.controls import controls_by_name
-from layerscope.functional.token_regions import patches_in_box
+from layerscope.functional.token_regions import box_seen, patches_in_box
 from layerscope.functional.token_similarity import check_metric
 from layerscope.metrics.token_measurement import (
     TokenPlaces,
@@ -57,7 +57,7 @@ class TokenSimilarity(LightningModule):
             mean): made by its head of the layer's tokens.
         seed_patch: [row, column] of a patch that every patch is compared with.
         box: [left, top, right, bottom] in pixels of the picture in the file; every patch is compared with the mean
-            token of the patches in it. A single pixel is a box too.
+            token of the patches in it. [x, y, x + 1, y + 1] is the patch at one pixel.
         text: a text that every patch is compared with, in the space of CLIP's projections.
         effective_rank: of the patch tokens (an eigenvalue problem for each image and layer).
         high_norm_ratio: patches with a norm above so many times the median of their image count as high.
@@ -250,9 +250,7 @@ class TokenSimilarity(LightningModule):
             for place, (name, image) in enumerate(versions.items())
         ]
 
-    def _references(
-        self, module: nn.Module, tokens: Tensor, layout: TokenLayout
-    ) -> tuple[Tensor, TokenReferences]:
+    def _references(self, module: nn.Module, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
         """The tokens as they are to be compared, and what patches are compared with."""
         encoder = self._as_tokens(module)
         source = self.cls_source(module)
@@ -283,7 +281,9 @@ class TokenSimilarity(LightningModule):
             mask = None  # of another model's geometry
         box = None
         if self.box is not None:
-            box = patches_in_box(batch["shown"], torch.tensor(self.box), layout.rows, layout.columns, batch["id"])
+            region = torch.tensor(self.box, dtype=torch.float64)
+            _check_box(batch, region)
+            box = patches_in_box(batch["shown"].cpu(), region, layout.rows, layout.columns).to(batch["image"].device)
         return TokenPlaces(mask, box)
 
     def _reconstructed(self, images: Tensor) -> Tensor:
@@ -390,10 +390,25 @@ def _check_tokens(tokens: Tensor, layout: TokenLayout, images: int) -> None:
         )
 
 
+def _check_box(batch: TokenBatch, box: Tensor) -> None:
+    """The image is named by its id, which the geometry does not know."""
+    unseen = (~box_seen(batch["shown"].cpu(), box)).nonzero().flatten().tolist()
+    if unseen and box[0] < box[2] and box[1] < box[3]:
+        shown = [round(value, 1) for value in batch["shown"][unseen[0]].tolist()]
+        raise ConfigurationError(
+            f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder sees "
+            f"of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the encoder's fit to stretch or whole, "
+            "which cut nothing off."
+        )
+
+
 def _check_finite(found: Mapping[str, Sequence[LayerTokens]], ids: Sequence[str], views: Sequence[str]) -> None:
     """One transfer from the device for all layers: a token with NaN or infinity has such a norm."""
     finite = torch.stack(
-        [torch.stack([part.maps["norms"].flatten(1).isfinite().all(dim=1) for part in parts]) for parts in found.values()]
+        [
+            torch.stack([part.maps["norms"].flatten(1).isfinite().all(dim=1) for part in parts])
+            for parts in found.values()
+        ]
     )
     if bool(finite.all()):
         return
