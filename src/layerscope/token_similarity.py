@@ -34,7 +34,7 @@ from layerscope.tasks.diagnosis.tokens import TokenSimilarity
 from layerscope.types import NormStage, TokenBatch, TokenOutput
 
 Picture = Any
-"""The path of a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W): see ``data.in_memory.in_memory_pixels``."""
+"""The path of a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W); see ``data.in_memory``."""
 
 
 @dataclass(frozen=True)
@@ -132,12 +132,12 @@ class TokenSimilarityAnalyzer:
     """Measures images with one model.
 
     Args:
-        model: a transformers hub id (``openai/clip-vit-large-patch14``) or folder; ``timm:NAME`` for timm's own weights;
-            or a module that satisfies ``layerscope.protocols.TokenEncoder``.
+        model: a transformers hub id (``openai/clip-vit-large-patch14``) or folder; ``timm:NAME`` for timm's own
+            weights; or a module that satisfies ``layerscope.protocols.TokenEncoder``.
         device: ``cpu``, ``cuda``, ``cuda:1``, ``mps``, the number of a GPU; None takes a GPU if there is one.
         similarity_metric: ``cosine`` or ``dot_product``.
-        layers, norm, diagonals, pooled, seed_patch, box, text: as ``tasks.diagnosis.tokens.TokenSimilarity`` takes them.
-        image_size, fit: as ``models.transformers_tokens.TransformersTokens`` takes them.
+        layers, norm, diagonals, pooled, seed_patch, box, text: as of ``tasks.diagnosis.tokens.TokenSimilarity``.
+        image_size, fit: as of ``models.transformers_tokens.TransformersTokens``.
 
     Raises:
         ConfigurationError: a model, device, layer or metric that does not exist.

@@ -59,7 +59,7 @@ class TokenTable:
             DataError: no image was measured.
         """
         known = gather_objects(trainer, (self._shapes, self._skipped))
-        shapes = next((shapes for shapes, _ in known if shapes), {})
+        shapes: dict[str, _Shape] = next((shapes for shapes, _ in known if shapes), {})
         skipped = sorted({(one.id, one.reason) for _, mine in known for one in mine})
         if not shapes:
             name, reason = skipped[0]
@@ -69,7 +69,7 @@ class TokenTable:
 
     def _make(self, name: str, shape: _Shape) -> None:
         self._shapes[name] = shape
-        columns = {"values": (len(shape.layers), len(shape.figures))}
+        columns: dict[str, tuple[int, ...]] = {"values": (len(shape.layers), len(shape.figures))}
         self._tables[name] = IndexedTable(len(self.ids), columns, sum_dtype(self.device)).to(self.device)
 
     def _collected(self, name: str, shape: _Shape) -> ViewScores:

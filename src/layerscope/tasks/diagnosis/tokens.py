@@ -385,8 +385,8 @@ def _check_tokens(tokens: Tensor, layout: TokenLayout, images: int) -> None:
     if tokens.ndim != 3 or tuple(tokens.shape[:2]) != (images, count):
         raise ConfigurationError(
             f"It gives {tuple(tokens.shape)} for {images} images, where {len(layout.prefix)} prefix tokens and "
-            f"{layout.rows} × {layout.columns} patches make ({images}, {count}, D). This is no vision transformer whose "
-            "tokens stay those of one grid; `layerscope test` with layerscope.tasks.diagnosis.pairs watches any model."
+            f"{layout.rows} × {layout.columns} patches make ({images}, {count}, D). This is no vision transformer "
+            "whose tokens stay those of one grid; layerscope.tasks.diagnosis.pairs watches any model."
         )
 
 
@@ -396,20 +396,16 @@ def _check_box(batch: TokenBatch, box: Tensor) -> None:
     if unseen and box[0] < box[2] and box[1] < box[3]:
         shown = [round(value, 1) for value in batch["shown"][unseen[0]].tolist()]
         raise ConfigurationError(
-            f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder sees "
-            f"of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the encoder's fit to stretch or whole, "
-            "which cut nothing off."
+            f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder "
+            f"sees of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the encoder's fit to stretch or "
+            "whole, which cut nothing off."
         )
 
 
 def _check_finite(found: Mapping[str, Sequence[LayerTokens]], ids: Sequence[str], views: Sequence[str]) -> None:
     """One transfer from the device for all layers: a token with NaN or infinity has such a norm."""
-    finite = torch.stack(
-        [
-            torch.stack([part.maps["norms"].flatten(1).isfinite().all(dim=1) for part in parts])
-            for parts in found.values()
-        ]
-    )
+    norms = [[part.maps["norms"].flatten(1) for part in parts] for parts in found.values()]
+    finite = torch.stack([torch.stack([one.isfinite().all(dim=1) for one in parts]) for parts in norms])
     if bool(finite.all()):
         return
     layer, view, image = (~finite).nonzero()[0].tolist()
@@ -424,11 +420,11 @@ def _as_encoder(module: nn.Module, argument: str) -> nn.Module:
     if not isinstance(module, TokenEncoder):
         raise ConfigurationError(
             f"{argument} is a {type(module).__name__}, which does not say where its tokens are "
-            "(layerscope.protocols.TokenEncoder: layer_root, default_layers, input_geometry, token_layout, final_norm). "
-            "Use layerscope.models.transformers_tokens.TransformersTokens, layerscope.models.timm_tokens.TimmTokens, or "
-            "give your own class these."
+            "(layerscope.protocols.TokenEncoder: layer_root, default_layers, input_geometry, token_layout and "
+            "final_norm). Use layerscope.models.transformers_tokens.TransformersTokens or "
+            "layerscope.models.timm_tokens.TimmTokens, or give your own class these."
         )
-    return module  # type: ignore[return-value]
+    return module
 
 
 def _as_autoencoder(module: nn.Module | None) -> Any:
