@@ -78,10 +78,11 @@ def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
     panels = _panels(analysis)
     rows = math.ceil(max(len(panels), 1) / _COLUMNS)
     columns = min(_COLUMNS, max(len(panels), 1))
-    figure = Figure(
-        figsize=(max(WIDTH * columns / _COLUMNS, 4.4), rows * _ROW + (0.45 if rows * columns > len(panels) else 1.15)),
-        layout="constrained",
-    )
+    handles = _handles(analysis, panels)
+    free = rows * columns - len(panels)
+    side_by_side = 2 if columns == _COLUMNS else 1
+    below = 0.0 if free else 0.2 * math.ceil((len(handles) + 1) / side_by_side)
+    figure = Figure(figsize=(max(WIDTH * columns / _COLUMNS, 4.8), rows * _ROW + 0.35 + below), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     for place, panel in enumerate(panels):
         axes = figure.add_subplot(grid[place // columns, place % columns])
@@ -89,15 +90,13 @@ def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
         if place + columns < len(panels):
             axes.set_xlabel("")
     _heading(figure, analysis)
-    handles = _handles(analysis, panels)
     style: dict[str, Any] = {"handles": handles, "fontsize": SMALL, "frameon": False, "handlelength": 2.8}
-    free = rows * columns - len(panels)
     if panels and free:
         corner = figure.add_subplot(grid[-1, columns - free :])
         corner.set_axis_off()
-        corner.legend(loc="upper left", borderaxespad=0, ncols=1 if len(handles) < 8 else 2, **style)
+        corner.legend(loc="upper left", borderaxespad=0, **style)
     elif panels:
-        figure.legend(loc="outside lower left", ncols=2, **style)
+        figure.legend(loc="outside lower left", ncols=side_by_side, **style)
     return figure
 
 
@@ -287,7 +286,7 @@ def _handles(analysis: TokenAnalysis, panels: Sequence[_Panel]) -> list[Any]:
         label = ("open: " if single else "open, dashed: ") + ", ".join(open_markers)
         handles.append(Line2D([], [], color=GREY, linestyle="none" if single else _DASHED, label=label, **style))
     if analysis.n_units > 1 and order:
-        text = f"{percent(analysis.settings.level)} interval of each layer's mean"
+        text = f"{percent(analysis.settings.level)} interval of {'the' if single else "each layer's"} mean"
         if any(panel.paired for panel in panels) and not single:
             text += ";\nof a difference to the image's: of all layers at once"
         handles.append(
@@ -311,4 +310,5 @@ def _heading(figure: Figure, analysis: TokenAnalysis) -> None:
     text = f"Tokens of {n} images{patients}" if n > 1 else "Tokens of one image (no intervals)"
     text = text if n else "Tokens: no image was measured"
     figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=TITLE, color=BLACK, fontweight="bold")
-    figure.supxlabel(NOTICE, x=0.99, ha="right", fontsize=6.5, color=GREY)
+    # Beside the heading: at the foot it would lie on the legend.
+    figure.text(0.99, 0.99, NOTICE, ha="right", va="top", fontsize=6.5, color=GREY)
