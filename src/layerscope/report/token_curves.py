@@ -286,7 +286,8 @@ def _handles(analysis: TokenAnalysis, panels: Sequence[_Panel]) -> list[Any]:
         label = ("open: " if single else "open, dashed: ") + ", ".join(open_markers)
         handles.append(Line2D([], [], color=GREY, linestyle="none" if single else _DASHED, label=label, **style))
     if analysis.n_units > 1 and order:
-        text = f"{percent(analysis.settings.level)} interval of {'the' if single else "each layer's"} mean"
+        whose = "the mean" if single else "each layer's mean"
+        text = f"{percent(analysis.settings.level)} interval of {whose}"
         if any(panel.paired for panel in panels) and not single:
             text += ";\nof a difference to the image's: of all layers at once"
         handles.append(
