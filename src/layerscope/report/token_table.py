@@ -100,8 +100,8 @@ def _notes(analysis: TokenAnalysis, columns: Sequence[_Column], kept: Sequence[_
     shown = [column.heading for column in kept]
     told = {
         "rank": "rank: effective rank",
-        "norm": "norm: median over patches",
-        "high": "high: patches of high norm",
+        "norm": "norm: median",
+        "high": "high: share of patches with a high norm",
     }
     words = "".join(f"; {text}" for heading, text in told.items() if heading in shown)
     notes = [f"Means over {n} {'image' if n == 1 else 'images'}{patients}.", f"Neighbours, CLS: {metric}{words}."]
