@@ -9,6 +9,8 @@ import pytest
 import timm
 import torch
 from safetensors.torch import save_file
+from tiny_vits import SIZE, pictures
+from tiny_vits import TIMM_VIT as VIT
 from torchvision.transforms.v2.functional import normalize, resize
 from watched_layers import matched, seen
 
@@ -33,7 +35,6 @@ class Family:
     kwargs: dict[str, Any] = field(default_factory=dict)
 
 
-VIT = {"depth": 2, "embed_dim": 32, "num_heads": 2}
 FAMILIES = {
     "cnn": Family("test_resnet", None, 0.5, 5, {"act1": (1, 0, 32, 48), "layer4": (1, 0, 2, 3)}),
     "convnext": Family("test_convnext", None, 0.5, 4, {"stages.0": (1, 0, 16, 24), "stages.3": (1, 0, 2, 3)}),
@@ -88,11 +89,6 @@ FAMILIES = {
         {"img_size": 64, "depths": [1] * 4, "embed_dims": [8, 8, 16, 16], "num_heads": [1, 1, 2, 2]},
     ),
 }
-SIZE = (64, 96)
-
-
-def pictures(height: int = SIZE[0], width: int = SIZE[1], count: int = 2) -> torch.Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")

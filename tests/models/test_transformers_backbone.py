@@ -12,6 +12,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
+from tiny_vits import SIZE, TEXT, TOWER, VIT, pictures
 from torchvision.transforms.v2.functional import normalize, resize
 from watched_layers import matched, seen
 
@@ -20,24 +21,10 @@ from layerscope.models.transformers_backbone import TransformersBackbone
 from layerscope.protocols import GridLayers, NamedLayers
 from layerscope.types import PositionGrid
 
-TOWER = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "patch_size": 8}
-VIT = TOWER | {"intermediate_size": 64, "image_size": 32}
-TEXT = {
-    "hidden_size": 16,
-    "num_hidden_layers": 1,
-    "num_attention_heads": 2,
-    "intermediate_size": 16,
-    "vocab_size": 9,
-    "max_position_embeddings": 4,
-    "bos_token_id": 0,
-    "eos_token_id": 1,
-    "pad_token_id": 2,
-}
 CNN = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
 CLIP = ([0.48145466, 0.4578275, 0.40821073], [0.26862954, 0.26130258, 0.27577711])
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
 HALF = ([0.5] * 3, [0.5] * 3)
-SIZE = (64, 96)
 WEIGHTS = "model.safetensors"
 
 
@@ -105,10 +92,6 @@ FAMILIES = {
         4,
     ),
 }
-
-
-def pictures(height: int = SIZE[0], width: int = SIZE[1], count: int = 2) -> torch.Tensor:
-    return torch.rand(count, 3, height, width, generator=torch.Generator().manual_seed(0)) * 2 - 1
 
 
 @pytest.fixture(scope="module")

@@ -67,6 +67,12 @@ def block_layers(model: nn.Module) -> tuple[str, ...]:
     return (f"re:{inner if inner in lists else chosen}",)
 
 
+def block_names(model: nn.Module) -> tuple[str, ...]:
+    """The blocks of a vision backbone by name, in their order; errors as of ``block_layers``."""
+    patterns = [re.compile(pattern.removeprefix("re:")) for pattern in block_layers(model)]
+    return tuple(name for name, _ in model.named_modules() if any(one.fullmatch(name) for one in patterns))
+
+
 def _glob(pattern: str) -> re.Pattern[str]:
     """A pattern of this file, in which ``*`` stays within one part of the name."""
     return re.compile(re.escape(pattern).replace(r"\*", r"[^.]*"))

@@ -72,7 +72,7 @@ class TimmBackbone(VisionBackbone):
             )
         if checkpoint is not None:
             load_timm_weights(model, here_or_shipped(checkpoint), "backbone", num_labels=None)
-        input_size = _input_size(model, name, model_kwargs, image_size)
+        input_size = adapted_input_size(model, name, model_kwargs, None if image_size is None else as_size(image_size))
         stated = resolve_model_data_config(model)
         super().__init__(model, stated["mean"], stated["std"], input_size)
         self.name = name
@@ -125,7 +125,7 @@ class TimmBackbone(VisionBackbone):
         return grids + [(math.ceil(size[0] / step), math.ceil(size[1] / step)) for step in self._reductions()]
 
     def _patches(self) -> list[tuple[int, int]]:
-        patch = _patch_size(self.model)
+        patch = patch_size(self.model)
         return [patch] if patch is not None else [(step, step) for step in self._reductions()]
 
     def _reductions(self) -> list[int]:
@@ -134,11 +134,11 @@ class TimmBackbone(VisionBackbone):
         return list(dict.fromkeys([*stated, *POWERS_OF_TWO]))
 
 
-def _input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], image_size: int | None) -> InputSize:
-    """The size that the model takes, after it was adapted to ``image_size``."""
-    asked = None if image_size is None else (image_size, image_size)
-    patch = _patch_size(model) or (1, 1)
-    if image_size is not None and (image_size % patch[0] or image_size % patch[1]):
+def adapted_input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], asked: Size | None) -> InputSize:
+    """The size that a timm model takes, after it was adapted to the one asked for, (H, W)."""
+    patch = patch_size(model) or (1, 1)
+    image_size = "" if asked is None else f"{asked[0]}" if asked[0] == asked[1] else f"{list(asked)}"
+    if asked is not None and (asked[0] % patch[0] or asked[1] % patch[1]):
         raise ConfigurationError(
             f"An image_size of {image_size} is no multiple of the patches of timm's {name}, {patch[1]} × {patch[0]} "
             "pixels: it would not see the last of them."
@@ -166,7 +166,7 @@ def _input_size(model: nn.Module, name: str, model_kwargs: dict[str, Any], image
     return InputSize(asked)
 
 
-def _patch_size(model: nn.Module) -> Size | None:
+def patch_size(model: nn.Module) -> Size | None:
     """Pixels of a ViT's patch (h, w); None for models that have no patches."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     return None if patch is None else as_size(patch)

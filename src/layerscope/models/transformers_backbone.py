@@ -95,7 +95,7 @@ class TransformersBackbone(VisionBackbone):
             source = str(here_or_shipped(source)) if shipped(source).exists() else source
             model = load_pretrained(source, subfolder, model_class)
             processor = read_processor(source, subfolder)
-        kind = str(_config(model).model_type)
+        kind = str(model_config(model).model_type)
         mean, std = _family_values(kind) if processor is None else _processor_values(processor)
         if source is not None and processor is None:
             warnings.warn(
@@ -105,6 +105,7 @@ class TransformersBackbone(VisionBackbone):
         super().__init__(model.train(), mean, std, _input_size(model))
         self.source_name = source or f"{kind}, random weights"
         self.normalisation = "family" if processor is None else "processor"
+        self._processor = processor
 
     @property
     def default_layers(self) -> tuple[str, ...]:
@@ -123,14 +124,14 @@ class TransformersBackbone(VisionBackbone):
         SigLIP none, CLIP and ViT 1, DINOv2 with registers 5), and maps (B, C, h, w) or (B, h, w, C). None where the
         tokens are not those of the image row by row, as in Hiera.
         """
-        size, patch = self._input_size.of(image_size), _patch_size(self.model)
+        size, patch = self._input_size.of(image_size), patch_size(self.model)
         # Models with stages (Swin) halve the grid between them.
-        halvings = range(len(getattr(_config(self.model), "depths", None) or (1,)))
+        halvings = range(len(getattr(model_config(self.model), "depths", None) or (1,)))
         if len(shape) == 4:
             if patch is None:
                 return map_grid(shape, size, POWERS_OF_TWO, any_map=True)
             return map_grid(shape, size, [(patch[0] * 2**k, patch[1] * 2**k) for k in halvings])
-        if len(shape) != 3 or patch is None or _config(self.model).model_type in REORDERED:
+        if len(shape) != 3 or patch is None or model_config(self.model).model_type in REORDERED:
             return None
         rows, columns = size[0] // patch[0], size[1] // patch[1]
         return token_grid(shape, [(-(-rows // 2**k), -(-columns // 2**k)) for k in halvings], self._prefix_tokens)
@@ -145,21 +146,21 @@ class TransformersBackbone(VisionBackbone):
         )
 
 
-def _config(model: nn.Module) -> Any:
+def model_config(model: nn.Module) -> Any:
     return model.config
 
 
-def _patch_size(model: nn.Module) -> Size | None:
+def patch_size(model: nn.Module) -> Size | None:
     """Of a vision transformer; None of a CNN."""
-    patch = getattr(_config(model), "patch_size", None)
-    return None if patch is None or _config(model).model_type in CONVOLUTIONAL else as_size(patch)
+    patch = getattr(model_config(model), "patch_size", None)
+    return None if patch is None or model_config(model).model_type in CONVOLUTIONAL else as_size(patch)
 
 
 def _input_size(model: nn.Module) -> InputSize:
-    patch, stated = _patch_size(model), getattr(_config(model), "image_size", None)
+    patch, stated = patch_size(model), getattr(model_config(model), "image_size", None)
     if patch is None:
         return InputSize()
-    if _config(model).model_type in ANY_SIZE_VITS or stated is None:
+    if model_config(model).model_type in ANY_SIZE_VITS or stated is None:
         return InputSize(step=patch)
     return InputSize(fixed=as_size(stated))
 

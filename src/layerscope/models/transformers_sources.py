@@ -99,23 +99,38 @@ def load_pretrained(source: str, subfolder: str | None, model_class: str | None)
     """
     from transformers import AutoConfig
 
-    place, local, where = _place(source, subfolder)
-    extra = _extra(local, subfolder)
-    with _explained(where, local):
+    place, local, where = place_of(source, subfolder)
+    extra = place_arguments(local, subfolder)
+    with backbone_explained(where, local):
         settings = AutoConfig.from_pretrained(place, trust_remote_code=False, **extra)
     tower = vision_config(settings)
     kind = _model_class(tower, model_class, where)
     _check_inputs(kind, where)
-    with _explained(where, local), _quiet_transformers():
+    return load_strictly(kind, tower, place, local, where, _without_pooling(kind) | extra)
+
+
+def load_strictly(
+    kind: Any, settings: Any, place: str, local: bool, where: str, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """A model of transformers in float32, every weight accounted for but those of the parts that it leaves out.
+
+    Args:
+        kind: its class. settings: its configuration.
+        place, local, where: as ``place_of`` gives them.
+        arguments: further ones of ``from_pretrained``.
+
+    Raises:
+        WeightsError: the hub cannot be reached, or weights are missing, unexpected or of another shape.
+    """
+    with backbone_explained(where, local), quiet_transformers():
         # A mismatched shape is reported like the others instead of raised, so that the message names it.
         model, found = kind.from_pretrained(
             place,
-            config=tower,
+            config=settings,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
             use_safetensors=True,
-            **_without_pooling(kind),
-            **extra,
+            **arguments,
         )
     # transformers leaves a missing weight random and only warns.
     shapes = [f"{key} {tuple(stored)} instead of {tuple(wanted)}" for key, stored, wanted in found["mismatched_keys"]]
@@ -142,10 +157,10 @@ def read_processor(source: str, subfolder: str | None) -> dict[str, Any] | None:
     """The image processor's settings beside the weights; None where there are none."""
     from transformers.image_processing_base import ImageProcessingMixin
 
-    place, local, where = _place(source, subfolder)
+    place, local, where = place_of(source, subfolder)
     try:
-        with _quiet_transformers():
-            settings, _ = ImageProcessingMixin.get_image_processor_dict(place, **_extra(local, subfolder))
+        with quiet_transformers():
+            settings, _ = ImageProcessingMixin.get_image_processor_dict(place, **place_arguments(local, subfolder))
     except OSError as error:
         if (Path(place) / (subfolder or "") / PROCESSOR_NAME).is_file():
             raise ConfigurationError(f"{where}/{PROCESSOR_NAME} cannot be read: {first_line(error)}") from error
@@ -201,7 +216,7 @@ def _check_inputs(kind: Any, where: str) -> None:
         )
 
 
-def _place(source: str, subfolder: str | None) -> tuple[str, bool, str]:
+def place_of(source: str, subfolder: str | None) -> tuple[str, bool, str]:
     """Where to load from, whether that is a folder, and how errors call it."""
     folder = Path(source).expanduser()
     local = folder.is_dir()
@@ -221,17 +236,17 @@ def _place(source: str, subfolder: str | None) -> tuple[str, bool, str]:
     return place, local, where
 
 
-def _extra(local: bool, subfolder: str | None) -> dict[str, Any]:
+def place_arguments(local: bool, subfolder: str | None) -> dict[str, Any]:
     extra: dict[str, Any] = {"subfolder": subfolder} if subfolder else {}
     return extra | {"local_files_only": True} if local else extra
 
 
-def _explained(where: str, local: bool) -> contextlib.AbstractContextManager[None]:
+def backbone_explained(where: str, local: bool) -> contextlib.AbstractContextManager[None]:
     return loading_explained(where, local, "backbone", WEIGHTS_NAME, PROCESSOR_NAME)
 
 
 @contextlib.contextmanager
-def _quiet_transformers() -> Iterator[None]:
+def quiet_transformers() -> Iterator[None]:
     """Inside, transformers keeps its report of keys and its progress bar to itself: our errors say the same."""
     from transformers.utils import logging
 

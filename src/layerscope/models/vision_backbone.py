@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from layerscope.models.image_input import InputSize, channel_values, standardise
+from layerscope.models.image_input import InputSize, Size, channel_values, standardise
 
 
 class VisionBackbone(nn.Module):
@@ -32,6 +32,8 @@ class VisionBackbone(nn.Module):
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to what the model expects: resized, mean and std removed, in its precision."""
-        size = self._input_size.of((image.shape[-2], image.shape[-1]))
+        return self._standardised(image, self._input_size.of((image.shape[-2], image.shape[-1])))
+
+    def _standardised(self, image: Tensor, size: Size | None) -> Tensor:
         x = standardise(image, self._mean, self._std, size)  # type: ignore[arg-type]
         return x.to(next(self.model.parameters()).dtype)
