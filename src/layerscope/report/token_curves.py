@@ -20,7 +20,6 @@ from layerscope.report.figure_style import (
     SMALL,
     VERMILION,
     plain_axes,
-    plain_text,
     plain_tick,
     quiet_grid,
     short_name,
@@ -38,19 +37,20 @@ _LEFT, _TOP, _BELOW = 0.42, 0.36, 0.46
 
 @dataclass(frozen=True)
 class Curve:
-    """name: in the legend. values: (L,), NaN where undefined. spread: (L,), half the height of a band, or None."""
+    """name: in the legend. values: (L,), NaN where undefined. band: two (L,), its lower and upper edge, or None."""
 
     name: str
     colour: str
     values: NDArray[np.float64]
-    spread: NDArray[np.float64] | None = None
+    band: NDArray[np.float64] | None = None
 
 
 def curve_panels(tokens: ImageTokens) -> dict[str, list[Curve]]:
     """Title of a panel to its curves, (L,) each; panels without a value are left out.
 
-    Neighbours: mean over all pairs of horizontal and vertical neighbours of a layer, with the standard deviation over
-    these. CLS: the same over patches. Norms: median over patches, and the largest.
+    Neighbours: mean over all pairs of horizontal and vertical neighbours of a layer, with a band from their 10th to
+    their 90th percentile (a standard deviation would reach beyond 1). CLS and so on: the same over patches. Norms:
+    median over patches, and the largest.
     """
     panels: dict[str, list[Curve]] = {"similarity": []}
     pairs = [tokens.maps[name] for name in ("horizontal_right", "vertical_down") if name in tokens.maps]
@@ -82,10 +82,12 @@ def _rows(values: NDArray) -> NDArray[np.float64]:
 
 
 def _curve(name: str, colour: str, values: NDArray[np.float64]) -> Curve:
-    return Curve(name, colour, values.mean(axis=1), values.std(axis=1))
+    return Curve(name, colour, values.mean(axis=1), np.percentile(values, [10, 90], axis=1))
 
 
-def draw_curves(page: Page, top: float, panels: Sequence[dict[str, list[Curve]]], depths: Sequence[NDArray], axis: str) -> None:
+def draw_curves(
+    page: Page, top: float, panels: Sequence[dict[str, list[Curve]]], depths: Sequence[NDArray], axis: str
+) -> None:
     """A row of panels below ``top`` inches, the first subject's curves with filled markers, the second's dashed, open.
 
     panels: of one or two subjects (``curve_panels``). depths: of each, (L,). axis: what depths are.
@@ -96,8 +98,9 @@ def draw_curves(page: Page, top: float, panels: Sequence[dict[str, list[Curve]]]
         axes = page.axes(EDGE + place * width + _LEFT, top + _TOP, width - _LEFT - 0.12, CURVES - _TOP - _BELOW - 0.1)
         for second, (one, depth) in enumerate(zip(panels, depths)):
             for curve in one.get(title, []):
-                _draw(axes, curve, depth, second > 0, len(panels) == 1)
-        _finish(page, axes, title, axis)
+                _draw(axes, curve, depth, second > 0, len(panels) == 1 and len(one[title]) < 3)
+        names = list(dict.fromkeys(curve.name for one in panels for curve in one.get(title, [])))
+        _finish(page, axes, f"{title}: {names[0]}" if len(names) == 1 and names[0] != title else title, axis)
         if title == "token norm" and _decades(axes) > 20:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
@@ -119,9 +122,8 @@ def _draw(axes: Axes, curve: Curve, depth: NDArray, second: bool, with_band: boo
         axes.plot(depth, curve.values, linestyle=(0, (3, 2)), markerfacecolor="white", **look)  # type: ignore[arg-type]
         return
     axes.plot(depth, curve.values, label=curve.name, **look)  # type: ignore[arg-type]
-    if with_band and curve.spread is not None:
-        ends = curve.values - curve.spread, curve.values + curve.spread
-        axes.fill_between(depth, *ends, color=curve.colour, alpha=0.15, linewidth=0)
+    if with_band and curve.band is not None:
+        axes.fill_between(depth, *curve.band, color=curve.colour, alpha=0.15, linewidth=0)
 
 
 def _decades(axes: Axes) -> float:
@@ -146,5 +148,20 @@ def _finish(page: Page, axes: Axes, title: str, axis: str) -> None:
 
 def layer_words(layers: Sequence[str]) -> str:
     """Which layers the numbers on an axis are."""
-    first, last = (plain_text(short_name(layers[place], 34)) for place in (0, -1))
+    first, last = (short_name(layers[place], 34) for place in (0, -1))
     return f"Layer 1: {first}; layer {len(layers)}: {last}."
+
+
+def layer_tails(layers: Sequence[str]) -> list[str]:
+    """Names of layers without what they begin with in common, but for its last part.
+
+    >>> layer_tails(["vision_model.encoder.layers.0", "vision_model.encoder.layers.1"])
+    ['layers.0', 'layers.1']
+    >>> layer_tails(["blocks.0", "norm"])
+    ['blocks.0', 'norm']
+    """
+    parts = [name.split(".") for name in layers]
+    common = 0
+    while all(len(one) > common + 1 and one[: common + 1] == parts[0][: common + 1] for one in parts):
+        common += 1
+    return [".".join(one[max(0, common - 1) :]) for one in parts]

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 import matplotlib
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from layerscope.artifacts.token_maps import NEIGHBOURS, ImageTokens
@@ -15,26 +16,30 @@ from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
 from layerscope.report.pictures import Picture
 from layerscope.report.sentences import short, significant
-from layerscope.report.token_curves import CURVES, curve_panels, draw_curves, layer_words
+from layerscope.report.token_curves import CURVES, curve_panels, draw_curves, layer_tails, layer_words
 from layerscope.report.token_panels import (
     BAR,
     EDGE,
     FOOT,
     GAP,
     HEAD,
+    LINE,
     NAME,
     Page,
     Scale,
+    bounded,
     described,
     draw_absence,
+    draw_bar,
     draw_map,
     draw_numbers,
     draw_outline,
     draw_picture,
+    fitted,
+    high_norm,
     mark_high_norms,
     mean_and_spread,
     scale_of,
-    view_words,
 )
 from layerscope.report.token_places import MAPS, Map, absence, last_map, map_title, placed_nearest, shown_maps
 from layerscope.report.token_style import TokenPictures
@@ -47,6 +52,8 @@ _COVER = 0.5
 
 _TALLEST, _SMALLEST = 2.7, 1.5
 """Inches of a map's longer side: at most, and before everything gets smaller in a small figure."""
+
+_SPREAD = "Mean ± standard deviation over places."
 
 _OVERLAY = 512
 """Pixels: pictures under an overlay are enlarged by a whole factor up to about this."""
@@ -72,10 +79,12 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
     names = [*_FIRST, *(name for name in shown_maps(tokens) if name not in _FIRST)]
     panels = {} if len(tokens.layers) == 1 else curve_panels(tokens)
     ratio = picture.shape[0] / picture.shape[1]
-    grid = _arranged(len(names) + 2, ratio, CURVES if panels else 0.0, style.figsize)
+    notes = _notes(tokens, mask)
+    below = FOOT + LINE * len(notes) + (CURVES if panels else 0.0)
+    grid = _arranged(len(names) + 2, ratio, below, style.figsize)
     page = grid.page
-    page.heading(f"Token similarity of {short_name(tokens.id, 48)}", described(tokens), _note(tokens, mask))
-    high = _high_norm(tokens)
+    page.heading(f"Token similarity of {short_name(tokens.id, 48)}", [" · ".join(described(tokens))], notes)
+    high = high_norm(tokens)
     for place, name in enumerate(("picture", *names, "numbers")):
         row, column = divmod(place, grid.columns)
         left = EDGE + column * (page.width - 2 * EDGE) / grid.columns
@@ -86,13 +95,15 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
             draw_picture(page, axes, picture, tokens.grid_size, marked=high)
             draw_outline(axes, mask, tokens.grid_size)
         elif name == "numbers":
+            box = axes.get_position()
+            axes.set_position((box.x0, box.y0, box.width + (BAR - 0.15) / page.width, box.height))
             page.name(axes, "in numbers", "")
             draw_numbers(page, axes, _numbers(tokens))
         else:
             _map_panel(page, axes, tokens, name, style, mask)
     if panels:
         depth = np.arange(1, len(tokens.layers) + 1)
-        draw_curves(page, page.height - FOOT - CURVES, [panels], [depth], "layer")
+        draw_curves(page, page.height - below, [panels], [depth], "layer")
     return page.figure
 
 
@@ -104,11 +115,11 @@ def single_map_figure(tokens: ImageTokens, name: str, style: TokenPictures) -> F
     """
     last_map(tokens, name)
     rows, columns = tokens.grid_size
-    width, height = _fitted(3.6, 3.6, rows / columns)
+    width, height = fitted(3.6, 3.6, rows / columns)
     left = 0.52
-    page = Page.of(max(left + width + BAR + 0.1, 4.6), 1.02 + NAME + height + 0.44 + FOOT)
-    _own_heading(page, tokens)
-    axes = page.axes(left, 0.86 + NAME, width, height)
+    page = Page.of(max(left + width + BAR + 0.1, 4.6), 0.8 + NAME + height + 0.4 + FOOT)
+    page.heading(short_name(tokens.id, 42), described(tokens))
+    axes = page.axes(left, 0.72 + NAME, width, height)
     _map_panel(page, axes, tokens, name, style, None)
     for side, count in ((axes.xaxis, columns), (axes.yaxis, rows)):
         step = max(1, -(-count // 8))
@@ -158,17 +169,15 @@ def overlay_figure(
     larger = None if mask is None else resized_mask(mask, size)
     scale = _scale(tokens, name)
     drawn = map_overlay(shown(picture, size), values, name, tokens.grid_size, style, scale, larger)
-    width, height = _fitted(3.6, 3.6, size[0] / size[1])
-    page = Page.of(max(EDGE + width + BAR + 0.1, 4.6), 1.02 + NAME + height + FOOT)
-    _own_heading(page, tokens)
-    axes = page.axes(EDGE, 0.86 + NAME, width, height)
+    width, height = fitted(3.6, 3.6, size[0] / size[1])
+    page = Page.of(max(EDGE + width + BAR + 0.1, 4.6), 0.8 + NAME + height + GAP + FOOT)
+    page.heading(short_name(tokens.id, 42), described(tokens))
+    axes = page.axes(EDGE, 0.72 + NAME, width, height)
     why = absence(tokens, name).replace("\n", " ")
     page.name(axes, f"{map_title(tokens, name)}, over the image", why or mean_and_spread(values))
-    if why:
-        draw_picture(page, axes, drawn, tokens.grid_size, lines=False)
-        return page.figure
-    draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
     draw_picture(page, axes, drawn, tokens.grid_size, lines=False)
+    if not why:
+        draw_bar(page, axes, scale, style.cmap)
     return page.figure
 
 
@@ -179,30 +188,33 @@ def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPi
     one each.
     """
     last_map(tokens, name)
-    maps = tokens.maps[name]
-    ratio = picture.shape[0] / picture.shape[1]
-    shared = scale_of(maps, -1, 1) if _bounded(tokens, name) else None
-    columns = 4
-    cell = (WIDTH - 2 * EDGE) / columns
-    width, height = _fitted(cell - BAR, _TALLEST, ratio)
+    maps, names = tokens.maps[name], layer_tails(tokens.layers)
+    shared = scale_of(maps, -1, 1) if bounded(tokens, name) else None
+    columns, room = (5, BAR) if shared else (4, 0.0)
+    cell = (WIDTH - 2 * EDGE - room) / columns
+    width, height = fitted(cell - (0.15 if shared else BAR), _TALLEST, picture.shape[0] / picture.shape[1])
     rows = -(-(len(maps) + 1) // columns)
-    page = Page.of(WIDTH, HEAD + rows * (NAME + height + GAP) + FOOT)
+    notes = [_SPREAD + (" One scale in all layers." if shared else " Each layer has its own scale.")]
+    notes += [layer_words(tokens.layers)] if names != list(tokens.layers) else []
+    page = Page.of(WIDTH, HEAD + rows * (NAME + height + GAP) + FOOT + LINE * len(notes))
     what = f"{map_title(tokens, name)} in {len(maps)} layers"
-    scales = "one scale in all layers" if shared else "each layer has its own scale"
-    page.heading(f"{short_name(tokens.id, 40)}: {what}", described(tokens, ""), scales)
+    page.heading(f"{short_name(tokens.id, 40)}: {what}", [" · ".join(described(tokens, ""))], notes)
     for place in range(len(maps) + 1):
         row, column = divmod(place, columns)
         axes = page.axes(EDGE + column * cell, HEAD + row * (NAME + height + GAP) + NAME, width, height)
         if place == 0:
-            page.name(axes, "what the model saw", "")
+            page.name(axes, "the picture", "")
             draw_picture(page, axes, picture, tokens.grid_size, lines=False)
             continue
         values = maps[place - 1]
-        page.name(axes, short_name(tokens.layers[place - 1], 23), mean_and_spread(values))
+        page.name(axes, short_name(names[place - 1], 17), mean_and_spread(values))
         if values.size == 0:
             draw_absence(axes, page, absence(tokens, name))
-        else:
-            draw_map(page, axes, values, name, tokens.grid_size, shared or scale_of([values]), style.cmap)
+            continue
+        scale = shared or scale_of([values])
+        draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
+        if not shared or place == min(columns - 1, len(maps)):
+            draw_bar(page, axes, scale, style.cmap)
         if name == "norms" and "high_norm" in tokens.maps:
             mark_high_norms(page, axes, tokens.maps["high_norm"][place - 1], tokens.grid_size)
     return page.figure
@@ -233,27 +245,27 @@ def token_files(
             yield f"layers/{stem}.{style.format}", file(layer_sheet(picture, tokens, name, style))
 
 
-def _arranged(count: int, ratio: float, extra: float, figsize: tuple[float, float] | None) -> _Grid:
-    """Cells for panels of height / width ``ratio`` and ``extra`` inches below them.
+def _arranged(count: int, ratio: float, below: float, figsize: tuple[float, float] | None) -> _Grid:
+    """Cells for panels of height / width ``ratio`` and ``below`` inches below them.
 
     Without a size: two columns of a journal page, three panels beside each other. With one: as many columns as make the
     panels largest, and all smaller, text included, where even these would be too small.
     """
     if figsize is None:
         columns = 2 if ratio < 0.4 else 3
-        width, height = _fitted((WIDTH - 2 * EDGE) / columns - BAR, _TALLEST, ratio)
-        full = HEAD + -(-count // columns) * (NAME + height + GAP) + extra + FOOT
+        width, height = fitted((WIDTH - 2 * EDGE) / columns - BAR, _TALLEST, ratio)
+        full = HEAD + -(-count // columns) * (NAME + height + GAP) + below
         return _Grid(columns, width, height, Page.of(WIDTH, full))
     best: tuple[float, int, float, float, float] | None = None
-    least = _fitted(_SMALLEST, _SMALLEST, ratio)
+    least = fitted(_SMALLEST, _SMALLEST, ratio)
     for columns in range(1, count + 1):
         rows = -(-count // columns)
-        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2 if extra else 5.2)
+        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2)
         scale = min(1.0, figsize[0] / needed)
-        scale = min(scale, figsize[1] / (HEAD + rows * (NAME + least[1] + GAP) + extra + FOOT))
+        scale = min(scale, figsize[1] / (HEAD + rows * (NAME + least[1] + GAP) + below))
         room = (figsize[0] / scale - 2 * EDGE) / columns - BAR
-        tall = (figsize[1] / scale - HEAD - FOOT - extra) / rows - NAME - GAP
-        width, height = _fitted(room, tall, ratio)
+        tall = (figsize[1] / scale - HEAD - below) / rows - NAME - GAP
+        width, height = fitted(room, tall, ratio)
         if best is None or width * scale > best[0]:
             best = width * scale, columns, width, height, scale
     assert best is not None  # count is at least one
@@ -261,16 +273,7 @@ def _arranged(count: int, ratio: float, extra: float, figsize: tuple[float, floa
     return _Grid(columns, width, height, Page.of(figsize[0] / scale, figsize[1] / scale, scale))
 
 
-def _fitted(width: float, height: float, ratio: float) -> tuple[float, float]:
-    """The largest box of height / width ``ratio`` in a room, in inches."""
-    return (width, width * ratio) if width * ratio <= height else (height / ratio, height)
-
-
-def _own_heading(page: Page, tokens: ImageTokens) -> None:
-    page.heading(short_name(tokens.id, 42), described(tokens).rsplit(" · ", 0)[0])
-
-
-def _map_panel(page: Page, axes, tokens: ImageTokens, name: str, style: TokenPictures, mask: Mask | None) -> None:  # type: ignore[no-untyped-def]
+def _map_panel(page: Page, axes: Axes, tokens: ImageTokens, name: str, style: TokenPictures, mask: Mask | None) -> None:
     """One map of the last layer with its title, numbers and colour bar, or why there is none."""
     why = absence(tokens, name)
     if why:
@@ -279,34 +282,24 @@ def _map_panel(page: Page, axes, tokens: ImageTokens, name: str, style: TokenPic
         return
     values = last_map(tokens, name)
     page.name(axes, map_title(tokens, name), mean_and_spread(values))
-    draw_map(page, axes, values, name, tokens.grid_size, _scale(tokens, name), style.cmap)
-    high = _high_norm(tokens)
+    scale = _scale(tokens, name)
+    draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
+    draw_bar(page, axes, scale, style.cmap)
+    high = high_norm(tokens)
     if name == "norms" and high is not None:
         mark_high_norms(page, axes, high, tokens.grid_size)
     draw_outline(axes, mask, tokens.grid_size)
 
 
 def _scale(tokens: ImageTokens, name: str) -> Scale:
-    ends = (-1.0, 1.0) if _bounded(tokens, name) else (-np.inf, np.inf)
+    ends = (-1.0, 1.0) if bounded(tokens, name) else (-np.inf, np.inf)
     if name in NEIGHBOURS:
         return scale_of([last_map(tokens, one) for one in NEIGHBOURS if one in tokens.maps], *ends)
-    values, high = last_map(tokens, name), _high_norm(tokens)
+    values, high = last_map(tokens, name), high_norm(tokens)
     if name == "norms" and high is not None and not high.all():
         usual = scale_of([values[~high]])
         return Scale(usual.low, usual.high, usual.below, usual.above or bool(values.max() > usual.high))
     return scale_of([values], *ends)
-
-
-def _bounded(tokens: ImageTokens, name: str) -> bool:
-    """Whether values lie between −1 and 1."""
-    return name != "norms" and (tokens.similarity_metric == "cosine" or name == "token_change")
-
-
-def _high_norm(tokens: ImageTokens) -> Mask | None:
-    """bool (R, C); None where there is none."""
-    if "high_norm" not in tokens.maps or not tokens.maps["high_norm"][-1].any():
-        return None
-    return np.asarray(tokens.maps["high_norm"][-1], dtype=bool)
 
 
 def _patch_size(picture: Picture, tokens: ImageTokens) -> str:
@@ -325,7 +318,9 @@ def _numbers(tokens: ImageTokens) -> list[tuple[str, str]]:
     for kind in dict.fromkeys(tokens.prefix):
         norms = [norm for one, norm in zip(tokens.prefix, tokens.prefix_norms[-1]) if one == kind]
         label = {"cls": "CLS"}.get(kind, kind)
-        rows.append((f"norm of {label}" + f" ({len(norms)}, mean)" * (len(norms) > 1), significant(float(np.mean(norms)))))
+        rows.append(
+            (f"norm of {label}" + f" ({len(norms)}, mean)" * (len(norms) > 1), significant(float(np.mean(norms))))
+        )
     for name, values in tokens.figures.items():
         value = float(values[-1])
         text = short(value, 3) if abs(value) < 1 else significant(value)
@@ -333,8 +328,11 @@ def _numbers(tokens: ImageTokens) -> list[tuple[str, str]]:
     return rows
 
 
-def _note(tokens: ImageTokens, mask: Mask | None) -> str:
-    notes = []
-    if len(tokens.layers) > 1:
-        notes.append(layer_words(tokens.layers))
-    return " ".join(notes)
+def _notes(tokens: ImageTokens, mask: Mask | None) -> list[str]:
+    """Lines for the foot: what marks mean, and which layers the curves are over."""
+    marks = [_SPREAD]
+    marks += ["Dots, and frames on the picture: high-norm tokens."] if high_norm(tokens) is not None else []
+    marks += ["Cyan: lesion mask."] if mask is not None and mask.any() else []
+    if len(tokens.layers) == 1:
+        return [" ".join(marks)]
+    return [" ".join(marks), f"Bands: 10th to 90th percentile. {layer_words(tokens.layers)}"]

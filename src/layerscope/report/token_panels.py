@@ -14,6 +14,7 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -24,13 +25,13 @@ from layerscope.report.attribution import NOTICE
 from layerscope.report.figure_style import BLACK, GREY, SMALL, TITLE, VERMILION, plain_text, plain_tick, short_name
 from layerscope.report.heat_maps import Mask
 from layerscope.report.pictures import Picture
-from layerscope.report.sentences import MINUS, control_in_words, short, significant
+from layerscope.report.sentences import control_in_words, short, significant
 from layerscope.report.token_places import MAPS, Map
 
-HEAD, FOOT, EDGE = 0.64, 0.3, 0.1
-NAME, BAR, GAP = 0.4, 0.6, 0.16
-"""Inches: above and below all panels and beside them; of one panel the two lines above its map, the colour bar with its
-numbers at the right, and the space below."""
+HEAD, FOOT, LINE, EDGE = 0.6, 0.27, 0.155, 0.1
+NAME, BAR, GAP = 0.36, 0.6, 0.16
+"""Inches: above and below all panels, for a line more, and beside panels; of one panel the two lines above its map, the
+colour bar with its numbers at the right, and the space below."""
 
 DIFFERENCES = "RdBu_r"
 MASK = "#00FFFF"
@@ -102,14 +103,10 @@ def mean_and_spread(values: Map, sign: bool = False) -> str:
         return "n/a"
     mean, spread = float(finite.mean()), float(finite.std())
     if is_constant(finite):
-        return f"constant {_rounded(mean, 3, sign)}"
+        return f"constant {short(mean, 3, sign)}"
     digits = int(np.clip(1 - math.floor(math.log10(spread)), 0, 5))
     digits = max(digits, 2) if abs(mean) < 10 else digits
-    return f"mean {_rounded(mean, digits, sign)} ± {_rounded(spread, digits)}"
-
-
-def _rounded(value: float, digits: int, sign: bool = False) -> str:
-    return short(value, digits, sign)
+    return f"mean {short(mean, digits, sign)} ± {short(spread, digits)}"
 
 
 def _finite(maps: Iterable[Map]) -> NDArray[np.float64]:
@@ -143,18 +140,20 @@ class Page:
         place = left / self.width, 1 - top / self.height
         self.figure.text(*place, plain_text(text), fontsize=size * self.scale, **look)
 
-    def heading(self, text: str, below: str, foot: str = "") -> None:
-        """A title, a line below it, and at the foot a note at the left and the notice at the right."""
+    def heading(self, text: str, below: Sequence[str], notes: Sequence[str] = ()) -> None:
+        """A title, lines below it, and at the foot notes, a line each, and the notice."""
         self.text(EDGE, 0.2, text, TITLE, fontweight="bold")
-        self.text(EDGE, 0.42, below, color=_MUTED)
-        self.text(EDGE, self.height - 0.5 * FOOT, foot, color=_MUTED)
-        self.text(self.width - EDGE, self.height - 0.5 * FOOT, NOTICE, color=GREY, ha="right")
+        for place, line in enumerate(below):
+            self.text(EDGE, 0.42 + place * LINE, line, color=_MUTED)
+        for place, line in enumerate(reversed(notes)):
+            self.text(EDGE, self.height - 0.12 - (place + 1) * LINE, line, color=_MUTED)
+        self.text(self.width - EDGE, self.height - 0.12, NOTICE, color=GREY, ha="right")
 
     def name(self, axes: Axes, title: str, detail: str, colour: str = _MUTED) -> None:
         """Two lines above a panel."""
         size = SMALL * self.scale
         axes.set_title(plain_text(title), loc="left", fontsize=size, fontweight="bold", color=BLACK, pad=1.9 * size)
-        above = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 0.5 * size)}
+        above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points", "xytext": (0, 0.5 * size)}
         axes.annotate(plain_text(detail), (0, 1), fontsize=size, color=colour, ha="left", va="bottom", **above)
 
 
@@ -171,9 +170,8 @@ def patch_axes(axes: Axes, grid: tuple[int, int]) -> None:
 
 
 def draw_map(page: Page, axes: Axes, values: Map, name: str, grid: tuple[int, int], scale: Scale, cmap: str) -> None:
-    """A map (h, w) of a kind where its values are, on the picture's grid, and its colour bar at the right."""
-    patch_axes(axes, grid)
-    drawn = axes.imshow(
+    """A map (h, w) of a kind where its values are, on the picture's grid of patches."""
+    axes.imshow(
         np.asarray(values, dtype=np.float64),
         cmap=matplotlib.colormaps[cmap],
         norm=scale.norm,
@@ -182,32 +180,32 @@ def draw_map(page: Page, axes: Axes, values: Map, name: str, grid: tuple[int, in
         aspect="auto",
     )
     patch_axes(axes, grid)
-    bar = _beside(page, axes)
-    axes.figure.colorbar(drawn, cax=bar, extend=scale.extend, extendfrac=0.04)
-    ticks = MaxNLocator(4, steps=[1, 2, 5, 10]).tick_values(scale.low, scale.high)
+
+
+def draw_bar(page: Page, axes: Axes, scale: Scale, cmap: str) -> None:
+    """A colour bar at the right of a panel."""
+    box = axes.get_position()
+    bar = page.figure.add_axes((box.x1 + 0.06 / page.width, box.y0, 0.09 / page.width, box.height))
+    colours = ScalarMappable(scale.norm, matplotlib.colormaps[cmap])
+    drawn = page.figure.colorbar(colours, cax=bar, extend=scale.extend, extendfrac=0.04)
+    drawn.outline.set_linewidth(0.5)
+    ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(scale.low, scale.high))
     slack = 1e-9 * (scale.high - scale.low)
     ticks = ticks[(ticks >= scale.low - slack) & (ticks <= scale.high + slack)]
     bar.set_yticks(ticks, _tick_texts(ticks), fontsize=SMALL * page.scale, color=BLACK)
     bar.tick_params(length=2 * page.scale, width=0.6, pad=2 * page.scale)
     bar.minorticks_off()
-    drawn.colorbar.outline.set_linewidth(0.5)
-
-
-def _beside(page: Page, axes: Axes) -> Axes:
-    """Axes of a colour bar at the right of a panel."""
-    box = axes.get_position()
-    gap, width = 0.06 / page.width, 0.09 / page.width
-    return page.figure.add_axes((box.x1 + gap, box.y0, width, box.height))
 
 
 def _tick_texts(ticks: NDArray[np.floating]) -> list[str]:
     """Numbers that tell neighbouring ticks apart, however close they are."""
     if len(ticks) < 2:
         return [plain_tick(float(tick)) for tick in ticks]
-    digits = max(0, -math.floor(math.log10(float(ticks[1] - ticks[0])) + 1e-9))
-    if digits > 5:
+    step = float(ticks[1] - ticks[0])
+    digits = next((d for d in range(6) if abs(round(step, d) - step) < 1e-6 * step), None)
+    if digits is None:
         return [significant(float(tick)) for tick in ticks]
-    return ["0" if abs(tick) < 10 ** -(digits + 3) else short(float(tick), digits) for tick in ticks]
+    return ["0" if abs(tick) < 1e-6 * step else short(float(tick), digits) for tick in ticks]
 
 
 def draw_absence(axes: Axes, page: Page, why: str) -> None:
@@ -217,7 +215,9 @@ def draw_absence(axes: Axes, page: Page, why: str) -> None:
     axes.set_facecolor(_GROUND)
     for side in axes.spines.values():
         side.set_visible(False)
-    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=SMALL * page.scale, color=_MUTED)
+    axes.text(
+        0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=SMALL * page.scale, color=_MUTED
+    )
 
 
 def draw_picture(
@@ -267,21 +267,23 @@ def draw_numbers(page: Page, axes: Axes, rows: Sequence[tuple[str, str]]) -> Non
     """Names at the left and values at the right, line by line; what finds no room is left out and counted."""
     axes.set_axis_off()
     box = axes.get_position()
-    line = 0.155 / (page.height * box.height)
+    line = LINE / (page.height * box.height)
     room = max(1, int(1 / line))
     if len(rows) > room:
         rows = [*rows[: room - 1], (f"and {len(rows) - room + 1} more", "")]
     for place, (left, right) in enumerate(rows):
         y, size = 1 - (place + 0.5) * line, SMALL * page.scale
         axes.text(0, y, plain_text(left), transform=axes.transAxes, va="center", fontsize=size, color=_MUTED)
-        axes.text(1, y, plain_text(right), transform=axes.transAxes, va="center", ha="right", fontsize=size, color=BLACK)
+        axes.text(
+            1, y, plain_text(right), transform=axes.transAxes, va="center", ha="right", fontsize=size, color=BLACK
+        )
 
 
-def described(tokens: ImageTokens, layer: str | None = None) -> str:
-    """Model, layer, metric, stage of the norm, and the version of the image where it is not the image itself."""
-    parts = [short_name(tokens.model, 34), short_name(tokens.layers[-1] if layer is None else layer, 30)]
-    parts = [*parts, tokens.similarity_metric.replace("_", " "), f"{tokens.norm} final norm"]
-    return " · ".join([part for part in parts if part] + ([view_words(tokens.view)] if tokens.view != "image" else []))
+def described(tokens: ImageTokens, layer: str | None = None) -> tuple[str, str]:
+    """The model; then layer (the last or the given, "" for none), metric, stage of the norm, view if not the image."""
+    parts = [short_name(tokens.layers[-1] if layer is None else layer, 34), tokens.similarity_metric.replace("_", " ")]
+    parts = [*parts, f"{tokens.norm} the final norm"] + ([view_words(tokens.view)] if tokens.view != "image" else [])
+    return short_name(tokens.model, 44), " · ".join(part for part in parts if part)
 
 
 def view_words(view: str) -> str:
@@ -290,5 +292,18 @@ def view_words(view: str) -> str:
     return words.get(view, control_in_words(view))
 
 
-def minus(first: str, second: str) -> str:
-    return f"{first} {MINUS} {second}"
+def fitted(width: float, height: float, ratio: float) -> tuple[float, float]:
+    """The largest box of height / width ``ratio`` in a room, in inches."""
+    return (width, width * ratio) if width * ratio <= height else (height / ratio, height)
+
+
+def bounded(tokens: ImageTokens, name: str) -> bool:
+    """Whether values lie between −1 and 1."""
+    return name != "norms" and (tokens.similarity_metric == "cosine" or name == "token_change")
+
+
+def high_norm(tokens: ImageTokens) -> Mask | None:
+    """bool (R, C); None where there is none."""
+    if "high_norm" not in tokens.maps or not tokens.maps["high_norm"][-1].any():
+        return None
+    return np.asarray(tokens.maps["high_norm"][-1], dtype=bool)

@@ -35,13 +35,13 @@ class TokenMap:
 MAPS: dict[str, TokenMap] = {
     "horizontal_right": TokenMap("horizontal neighbours (→)", "horizontal_similarity", right=0.5),
     "vertical_down": TokenMap("vertical neighbours (↓)", "vertical_similarity", down=0.5),
-    "cls_similarity": TokenMap("patch to CLS", "cls_similarity"),
-    "norms": TokenMap("token norms", "norms"),
     "diagonal_down_right": TokenMap("diagonal neighbours (↘)", "diagonal_down_right_similarity", 0.5, 0.5),
     "diagonal_down_left": TokenMap("diagonal neighbours (↙)", "diagonal_down_left_similarity", 0.5, 0.5),
+    "cls_similarity": TokenMap("patch to CLS", "cls_similarity"),
     "seed_similarity": TokenMap("patch to seed patch", "seed_similarity"),
     "box_similarity": TokenMap("patch to mean of box", "box_similarity"),
     "text_similarity": TokenMap("patch to text", "text_similarity"),
+    "norms": TokenMap("token norms", "norms"),
     "token_change": TokenMap("token change (1 − cosine)", "token_change"),
 }
 """In the order in which they are shown."""
@@ -87,11 +87,13 @@ def absence(tokens: ImageTokens, name: str) -> str:
     if name in tokens.maps:
         return ""
     if name == "cls_similarity":
-        return "no CLS token" + ("" if tokens.cls_source else "\nand no pooled token asked for")
+        return "not asked for" if "cls" in tokens.prefix else "no CLS token,\nno pooled one asked for"
     return f"no map of the {MAPS[name].title}"
 
 
-def placed_nearest(values: Map, name: str, grid: tuple[int, int], size: tuple[int, int]) -> tuple[Map, NDArray[np.bool_]]:
+def placed_nearest(
+    values: Map, name: str, grid: tuple[int, int], size: tuple[int, int]
+) -> tuple[Map, NDArray[np.bool_]]:
     """The map at the resolution of a picture, without smoothing.
 
     Args:
