@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from layerscope.artifacts.names import safe_file_name
@@ -35,6 +36,7 @@ from layerscope.report.token_panels import (
     draw_picture,
     fitted,
     high_norm,
+    map_scale,
     mark_high_norms,
     mean_and_spread,
     scale_of,
@@ -131,7 +133,9 @@ def comparison_figure(
     page.heading(f"Token similarity of {ids}: {view_words(first.view)} against {view_words(second.view)}", [], notes)
     shared = {name: _shared_scale(pair, name) for name in names}
     changes = _difference_scales(first, second, names)
-    for row, head in enumerate((*(_row_head(one, side) for one, side in zip(pair, "AB")), f"A {MINUS} B")):
+    for row, head in enumerate(
+        (*(_row_head(one, side) for one, side in zip(pair, "AB")), f"A {MINUS} B{_averaged(first, second)}")
+    ):
         top = HEAD - 0.1 + row * row_height
         page.text(EDGE, top, head, SMALL)
         for column, name in enumerate(("", *names)):
@@ -149,7 +153,7 @@ def comparison_figure(
                     draw_absence(axes, page, why)
                     continue
                 values = last_map(tokens, name)
-                scale = shared[name] or scale_of([values])
+                scale = shared[name] or map_scale([tokens], name)
                 page.name(axes, title, mean_and_spread(values))
                 draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
                 draw_bar(page, axes, scale, style.cmap)
@@ -177,7 +181,7 @@ def difference_figure(first: ImageTokens, second: ImageTokens, name: str, mask: 
     values = difference_map(first, second, name)
     grid = common_grid(first.grid_size, second.grid_size)
     width, height = fitted(3.6, 3.6, grid[0] / grid[1])
-    notes = [_RED]
+    notes = [f"A {MINUS} B{_averaged(first, second)}. {_RED}"]
     page = Page.of(max(EDGE + width + BAR + 0.1, 4.8), 0.95 + NAME + height + GAP + FOOT + LINE)
     ids = first.id if first.id == second.id else f"{short_name(first.id, 20)}, {short_name(second.id, 20)}"
     lines = [f"{side}: {short_name(one.model, 34)}, {view_words(one.view)}" for side, one in zip("AB", (first, second))]
@@ -221,15 +225,7 @@ def _shared_scale(pair: tuple[ImageTokens, ImageTokens], name: str) -> Scale | N
     """The scale of both; None where their values have no common unit."""
     if pair[0].model != pair[1].model and not all(bounded(one, name) for one in pair):
         return None
-    names = [one for one in NEIGHBOURS] if name in NEIGHBOURS else [name]
-    ends = (-1.0, 1.0) if all(bounded(one, name) for one in pair) else (-np.inf, np.inf)
-    maps = [last_map(one, each) for one in pair for each in names if each in one.maps]
-    if name == "norms":
-        usual = [values[~high] if (high := high_norm(one)) is not None else values for one, values in zip(pair, maps)]
-        scale = scale_of(usual)
-        most = max(float(values.max(initial=0)) for values in maps)
-        return Scale(scale.low, scale.high, scale.below, scale.above or most > scale.high)
-    return scale_of(maps, *ends)
+    return map_scale(pair, name)
 
 
 def _difference_scales(first: ImageTokens, second: ImageTokens, names: list[str]) -> dict[str, Scale]:
@@ -239,7 +235,16 @@ def _difference_scales(first: ImageTokens, second: ImageTokens, names: list[str]
     return {name: near if name in NEIGHBOURS else symmetric_scale([values]) for name, values in maps.items()}
 
 
-def _difference_panel(page, axes, first, second, name, scale, mask, title="") -> None:  # type: ignore[no-untyped-def]
+def _difference_panel(
+    page: Page,
+    axes: Axes,
+    first: ImageTokens,
+    second: ImageTokens,
+    name: str,
+    scale: Scale | None,
+    mask: Mask | None,
+    title: str = "",
+) -> None:
     title = title or _TITLES.get(name, map_title(first, name))
     if scale is None:
         page.name(axes, title, "")
@@ -253,7 +258,15 @@ def _difference_panel(page, axes, first, second, name, scale, mask, title="") ->
     draw_outline(axes, mask, grid)
 
 
-def _change_panel(page, axes, first_picture, second_picture, second, style, mask) -> None:  # type: ignore[no-untyped-def]
+def _change_panel(
+    page: Page,
+    axes: Axes,
+    first_picture: Picture,
+    second_picture: Picture,
+    second: ImageTokens,
+    style: TokenPictures,
+    mask: Mask | None,
+) -> None:
     """Below the pictures: the change of each token, else that of the pixels."""
     grid = second.grid_size
     if "token_change" in second.maps:
@@ -284,12 +297,17 @@ def _notes(first: ImageTokens, second: ImageTokens, mask: Mask | None, with_curv
     marks += ["Cyan: lesion mask."] if mask is not None and mask.any() else []
     notes = [" ".join(marks)]
     if first.grid_size != second.grid_size:
-        grids = [" × ".join(map(str, grid)) for grid in (first.grid_size, second.grid_size)]
-        common = " × ".join(map(str, common_grid(first.grid_size, second.grid_size)))
-        notes.append(
-            f"Differences: maps of {grids[0]} (A) and {grids[1]} (B) patches averaged to {common}; "
-            "neighbours lie closer in the finer grid."
-        )
+        notes.append("The grids differ: neighbours lie closer to each other in the finer one.")
     if with_curves:
-        notes.append("Curves: A filled, solid; B open, dashed. " + layer_words(first.layers))
+        words = layer_words(first.layers) if first.layers == second.layers else "Depth 1: the last chosen layer."
+        notes.append(f"Curves: A filled, solid; B open, dashed. {words}")
     return notes
+
+
+def _averaged(first: ImageTokens, second: ImageTokens) -> str:
+    """What was done to maps of different grids, in words; "" for equal ones."""
+    if first.grid_size == second.grid_size:
+        return ""
+    common = common_grid(first.grid_size, second.grid_size)
+    sizes = [" × ".join(map(str, grid)) for grid in (first.grid_size, second.grid_size, common)]
+    return f", {sizes[0]} (A) and {sizes[1]} (B) patches averaged to {sizes[2]}"

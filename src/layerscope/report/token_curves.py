@@ -140,7 +140,9 @@ def _finish(page: Page, axes: Axes, title: str, axis: str) -> None:
     axes.tick_params(labelsize=size, pad=2 * page.scale)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis == "layer", steps=[1, 2, 5, 10]))
+    if axis == "layer":
+        last = max(float(np.max(line.get_xdata())) for line in axes.lines)
+        axes.set_xticks(np.unique(np.linspace(1, last, 5).round()))
     axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
     axes.set_xlabel(axis, fontsize=size, labelpad=2)
     axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=BLACK, pad=0.6 * size)

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerscope.artifacts.token_maps import NEIGHBOURS, ImageTokens
+from layerscope.artifacts.token_maps import ImageTokens
 from layerscope.report.figure_style import SMALL, WIDTH, figure_bytes, short_name
 from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
@@ -37,6 +37,7 @@ from layerscope.report.token_panels import (
     draw_picture,
     fitted,
     high_norm,
+    map_scale,
     mark_high_norms,
     mean_and_spread,
     scale_of,
@@ -76,7 +77,7 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
         picture: uint8 (H, W, 3), what the model saw; the patches cover it.
         mask: bool (H, W) of a lesion, outlined on all maps.
     """
-    names = [*_FIRST, *(name for name in shown_maps(tokens) if name not in _FIRST)]
+    names = [name for name in MAPS if name in _FIRST or name in tokens.maps]
     panels = {} if len(tokens.layers) == 1 else curve_panels(tokens)
     ratio = picture.shape[0] / picture.shape[1]
     notes = _notes(tokens, mask)
@@ -117,7 +118,7 @@ def single_map_figure(tokens: ImageTokens, name: str, style: TokenPictures) -> F
     rows, columns = tokens.grid_size
     width, height = fitted(3.6, 3.6, rows / columns)
     left = 0.52
-    page = Page.of(max(left + width + BAR + 0.1, 4.6), 0.8 + NAME + height + 0.4 + FOOT)
+    page = Page.of(max(left + width + BAR + 0.1, 4.9), 0.8 + NAME + height + 0.4 + FOOT)
     page.heading(short_name(tokens.id, 42), described(tokens))
     axes = page.axes(left, 0.72 + NAME, width, height)
     _map_panel(page, axes, tokens, name, style, None)
@@ -167,10 +168,10 @@ def overlay_figure(
     factor = max(1, _OVERLAY // max(picture.shape[:2]))
     size = (picture.shape[0] * factor, picture.shape[1] * factor)
     larger = None if mask is None else resized_mask(mask, size)
-    scale = _scale(tokens, name)
+    scale = map_scale([tokens], name)
     drawn = map_overlay(shown(picture, size), values, name, tokens.grid_size, style, scale, larger)
     width, height = fitted(3.6, 3.6, size[0] / size[1])
-    page = Page.of(max(EDGE + width + BAR + 0.1, 4.6), 0.8 + NAME + height + GAP + FOOT)
+    page = Page.of(max(EDGE + width + BAR + 0.1, 4.9), 0.8 + NAME + height + GAP + FOOT)
     page.heading(short_name(tokens.id, 42), described(tokens))
     axes = page.axes(EDGE, 0.72 + NAME, width, height)
     why = absence(tokens, name).replace("\n", " ")
@@ -211,7 +212,7 @@ def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPi
         if values.size == 0:
             draw_absence(axes, page, absence(tokens, name))
             continue
-        scale = shared or scale_of([values])
+        scale = shared or map_scale([tokens], name, place - 1)
         draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
         if not shared or place == min(columns - 1, len(maps)):
             draw_bar(page, axes, scale, style.cmap)
@@ -282,24 +283,13 @@ def _map_panel(page: Page, axes: Axes, tokens: ImageTokens, name: str, style: To
         return
     values = last_map(tokens, name)
     page.name(axes, map_title(tokens, name), mean_and_spread(values))
-    scale = _scale(tokens, name)
+    scale = map_scale([tokens], name)
     draw_map(page, axes, values, name, tokens.grid_size, scale, style.cmap)
     draw_bar(page, axes, scale, style.cmap)
     high = high_norm(tokens)
     if name == "norms" and high is not None:
         mark_high_norms(page, axes, high, tokens.grid_size)
     draw_outline(axes, mask, tokens.grid_size)
-
-
-def _scale(tokens: ImageTokens, name: str) -> Scale:
-    ends = (-1.0, 1.0) if bounded(tokens, name) else (-np.inf, np.inf)
-    if name in NEIGHBOURS:
-        return scale_of([last_map(tokens, one) for one in NEIGHBOURS if one in tokens.maps], *ends)
-    values, high = last_map(tokens, name), high_norm(tokens)
-    if name == "norms" and high is not None and not high.all():
-        usual = scale_of([values[~high]])
-        return Scale(usual.low, usual.high, usual.below, usual.above or bool(values.max() > usual.high))
-    return scale_of([values], *ends)
 
 
 def _patch_size(picture: Picture, tokens: ImageTokens) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import matplotlib
@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from layerscope.artifacts.token_maps import ImageTokens
+from layerscope.artifacts.token_maps import NEIGHBOURS, ImageTokens
 from layerscope.report.attribution import NOTICE
 from layerscope.report.figure_style import BLACK, GREY, SMALL, TITLE, VERMILION, plain_text, plain_tick, short_name
 from layerscope.report.heat_maps import Mask
@@ -281,9 +281,9 @@ def draw_numbers(page: Page, axes: Axes, rows: Sequence[tuple[str, str]]) -> Non
 
 def described(tokens: ImageTokens, layer: str | None = None) -> tuple[str, str]:
     """The model; then layer (the last or the given, "" for none), metric, stage of the norm, view if not the image."""
-    parts = [short_name(tokens.layers[-1] if layer is None else layer, 34), tokens.similarity_metric.replace("_", " ")]
+    parts = [short_name(tokens.layers[-1] if layer is None else layer, 30), tokens.similarity_metric.replace("_", " ")]
     parts = [*parts, f"{tokens.norm} the final norm"] + ([view_words(tokens.view)] if tokens.view != "image" else [])
-    return short_name(tokens.model, 44), " · ".join(part for part in parts if part)
+    return short_name(tokens.model, 38), " · ".join(part for part in parts if part)
 
 
 def view_words(view: str) -> str:
@@ -298,12 +298,31 @@ def fitted(width: float, height: float, ratio: float) -> tuple[float, float]:
 
 
 def bounded(tokens: ImageTokens, name: str) -> bool:
-    """Whether values lie between −1 and 1."""
-    return name != "norms" and (tokens.similarity_metric == "cosine" or name == "token_change")
+    """Whether a map's values lie between −1 and 1 by what they are."""
+    return name != "norms" and tokens.similarity_metric == "cosine"
 
 
-def high_norm(tokens: ImageTokens) -> Mask | None:
-    """bool (R, C); None where there is none."""
-    if "high_norm" not in tokens.maps or not tokens.maps["high_norm"][-1].any():
+def map_scale(several: Sequence[ImageTokens], name: str, layer: int = -1) -> Scale:
+    """The scale of one layer's map in one or several figures' images: that of its kind.
+
+    All maps of neighbours share one; of norms it is that of the tokens that are not marked as high, so that a few of
+    these do not take all colours.
+    """
+    names = NEIGHBOURS if name in NEIGHBOURS else (name,)
+    maps = [(one, np.asarray(one.maps[each][layer])) for one in several for each in names if each in one.maps]
+    if name != "norms":
+        ends = (-1.0, 1.0) if all(bounded(one, name) for one in several) else (-math.inf, math.inf)
+        return scale_of([values for _, values in maps], *ends)
+    high = [high_norm(one, layer) for one, _ in maps]
+    usual = [values if marked is None else values[~marked] for (_, values), marked in zip(maps, high)]
+    if not sum(values.size for values in usual):
+        return scale_of([values for _, values in maps])
+    scale = scale_of(usual)
+    return replace(scale, above=scale.above or any(marked is not None for marked in high))
+
+
+def high_norm(tokens: ImageTokens, layer: int = -1) -> Mask | None:
+    """bool (R, C), the tokens with high norms; None where there is none."""
+    if "high_norm" not in tokens.maps or not tokens.maps["high_norm"][layer].any():
         return None
-    return np.asarray(tokens.maps["high_norm"][-1], dtype=bool)
+    return np.asarray(tokens.maps["high_norm"][layer], dtype=bool)
