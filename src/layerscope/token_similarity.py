@@ -28,8 +28,9 @@ from layerscope.data.in_memory import in_memory_pixels
 from layerscope.data.model_input import fit_geometry
 from layerscope.errors import ConfigurationError
 from layerscope.report.figure_style import figure_bytes
-from layerscope.report.token_figures import combined_figure, comparison_figure
-from layerscope.report.token_pictures import TokenPictures
+from layerscope.report.token_comparison import comparison_figure
+from layerscope.report.token_figures import combined_figure
+from layerscope.report.token_style import TokenPictures
 from layerscope.tasks.diagnosis.tokens import TokenSimilarity
 from layerscope.types import NormStage, TokenBatch, TokenOutput
 
@@ -80,7 +81,7 @@ class TokenSimilarityResult:
     def plot(self, path: str | Path, **look: Any) -> None:
         """Writes the combined figure; the suffix, png, pdf or svg, is the format.
 
-        look: settings of ``report.token_pictures.TokenPictures``, such as cmap, figsize and dpi.
+        look: settings of ``report.token_style.TokenPictures``, such as cmap, figsize and dpi.
         """
         style = _style(path, look)
         figure = combined_figure(self.picture, self.tokens, style)

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from layerscope.artifacts import safe_file_name
 from layerscope.callbacks.image_tokens import image_tokens, picture_of
-from layerscope.report.token_figures import comparison_files, token_files
-from layerscope.report.token_pictures import TokenPictures
+from layerscope.report.token_comparison import comparison_files
+from layerscope.report.token_figures import token_files
+from layerscope.report.token_style import TokenPictures
 from layerscope.types import TokenOutput
 
 

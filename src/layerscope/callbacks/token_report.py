@@ -19,10 +19,10 @@ from layerscope.data.hashing import weights_hash
 from layerscope.errors import ConfigurationError
 from layerscope.report.figure_style import png
 from layerscope.report.token_curves import layer_curves_figure
-from layerscope.report.token_pictures import TokenPictures
 from layerscope.report.token_rows import aggregate_rows, image_rows, token_summary
 from layerscope.report.token_sentences import token_sentences
 from layerscope.report.token_statistics import TokenAnalysis, TokenSettings, analyse_tokens
+from layerscope.report.token_style import TokenPictures
 from layerscope.report.token_table import token_table
 from layerscope.types import TokenOutput
 
@@ -62,7 +62,6 @@ class TokenReport(Callback):
         self._ids: list[str] = list(loader.dataset.ids)
         self._table = TokenTable(self._ids, pl_module.device)
         self._folder = StagingFolder(trainer, "tokens")
-        self._prefix: tuple[str, ...] = ()
 
     def on_test_batch_end(
         self,
@@ -95,7 +94,7 @@ class TokenReport(Callback):
         assert folder.directory is not None
         assert self._folder is not None
         figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
-        headline = token_summary(analysis)
+        headline = token_summary(analysis, self._table.prefix)
         summary = {
             "task": "token_similarity",
             "experiment_name": folder.directory.path.name,
@@ -125,7 +124,7 @@ class TokenReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis))
-        print("\n" + "\n".join(token_sentences(analysis)) + f"\n\n{token_table(analysis)}")
+        print("\n" + "\n".join(token_sentences(analysis, self._table.prefix)) + f"\n\n{token_table(analysis)}")
         print(f"\nResults: {folder.directory.path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -21,6 +21,7 @@ class _Shape:
     """What a view's table is made of."""
 
     model: str
+    prefix: tuple[str, ...]
     layers: tuple[str, ...]
     figures: tuple[str, ...]
 
@@ -30,6 +31,9 @@ class TokenTable:
 
     Args:
         ids: N ids, in the order of the rows. device: of the figures.
+
+    Attributes:
+        prefix: view to its tokens before the patches; of all processes once ``scores`` was called.
     """
 
     def __init__(self, ids: Sequence[str], device: torch.device) -> None:
@@ -38,6 +42,7 @@ class TokenTable:
         self._shapes: dict[str, _Shape] = {}
         self._tables: dict[str, IndexedTable] = {}
         self._skipped: list[SkippedSample] = []
+        self.prefix: dict[str, tuple[str, ...]] = {}
 
     def update(self, output: TokenOutput) -> None:
         """Adds a batch."""
@@ -60,6 +65,7 @@ class TokenTable:
         """
         known = gather_objects(trainer, (self._shapes, self._skipped))
         shapes: dict[str, _Shape] = next((shapes for shapes, _ in known if shapes), {})
+        self.prefix = {name: shape.prefix for name, shape in shapes.items()}
         skipped = sorted({(one.id, one.reason) for _, mine in known for one in mine})
         if not shapes:
             name, reason = skipped[0]
@@ -85,4 +91,4 @@ class TokenTable:
 
 
 def _shape(view: TokenView) -> _Shape:
-    return _Shape(view.model, tuple(view.layers), tuple(next(iter(view.layers.values())).figures))
+    return _Shape(view.model, view.layout.prefix, tuple(view.layers), tuple(next(iter(view.layers.values())).figures))

@@ -8,7 +8,9 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Sequence
+from typing import Any, Literal
 
+import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
@@ -41,6 +43,8 @@ SMALL, MEDIUM, TITLE = 8.0, 9.0, 10.5
 """Font sizes in points."""
 
 DPI = 200
+
+FigureFormat = Literal["png", "pdf", "svg"]
 
 
 def new_figure(width: float, height: float, n_columns: int = 1) -> tuple[Figure, list[Axes]]:
@@ -116,8 +120,29 @@ def signed_ticks(axes: Axes, along: str, digits: int = 2) -> None:
     (axes.xaxis if along == "x" else axes.yaxis).set_major_formatter(FuncFormatter(text))
 
 
+def plain_tick(value: float, _: int | None = None) -> str:
+    """A number on an axis: four telling digits at most, no leading zero, a true minus."""
+    text = f"{value:.4g}".replace("-", MINUS)
+    return "0" if abs(value) < 1e-12 else text.replace("0.", ".", 1) if abs(value) < 1 else text
+
+
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file, without the date and versions that would make equal figures differ."""
+    return figure_bytes(figure, "png", DPI)
+
+
+def figure_bytes(figure: Figure, format: FigureFormat, dpi: int) -> bytes:
+    """The figure as a file, without the date, versions and random names that would make equal figures differ.
+
+    dpi: pixels an inch, of pictures inside a PDF or SVG too.
+    """
+    unnamed: dict[FigureFormat, dict[str, Any]] = {
+        "png": {"Software": None},
+        "pdf": {"CreationDate": None, "Creator": None, "Producer": None},
+        "svg": {"Date": None, "Creator": None},
+    }
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=DPI, facecolor="white", metadata={"Software": None})
+    # Font type 42, since many journals refuse matplotlib's type 3.
+    with matplotlib.rc_context({"svg.hashsalt": "layerscope", "pdf.fonttype": 42}):
+        figure.savefig(buffer, format=format, dpi=dpi, facecolor="white", metadata=unnamed[format])
     return buffer.getvalue()

@@ -26,6 +26,7 @@ from layerscope.report.figure_style import (
     percent,
     plain_axes,
     plain_text,
+    plain_tick,
     quiet_grid,
     short_name,
 )
@@ -33,7 +34,7 @@ from layerscope.report.layer_effects import LayerAnalysis, Method, Statistic, wa
 from layerscope.report.layer_names import layer_labels
 from layerscope.report.noise_floor import floor_relative_l2, floor_words
 from layerscope.report.sample_means import SampleMeans
-from layerscope.report.sentences import MINUS, significant
+from layerscope.report.sentences import significant
 
 TOP = 5
 
@@ -208,7 +209,7 @@ def _figure(scores: LayerScores, places: FloatArray, n_panels: int, width: float
         plain_axes(panel)
         quiet_grid(panel, "x")
         panel.tick_params(axis="y", length=0, labelleft=panel is panels[0])
-        panel.xaxis.set_major_formatter(FuncFormatter(_tick))
+        panel.xaxis.set_major_formatter(FuncFormatter(plain_tick))
         panel.xaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
         for place, name in zip(places, scores.layer):
             if name in POINTS:
@@ -311,11 +312,6 @@ def _colour(name: str, top: bool) -> str:
 
 def _has_points(scores: LayerScores) -> bool:
     return any(name in POINTS for name in scores.layer)
-
-
-def _tick(value: float, _: int | None = None) -> str:
-    text = f"{value:.4g}".replace("-", MINUS)
-    return "0" if abs(value) < 1e-12 else text.replace("0.", ".", 1) if abs(value) < 1 else text
 
 
 def _heading(figure: Figure, text: str) -> None:

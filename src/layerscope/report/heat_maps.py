@@ -67,7 +67,7 @@ def heat_map_overlay(image: Picture, distance: NDArray[np.floating], mask: Mask 
     height, width = grey.shape
     plane = Image.fromarray(np.asarray(distance, dtype=np.float32)).resize((width, height), Image.Resampling.BILINEAR)
     share = np.clip(np.asarray(plane) / top, 0, 1) if top > 0 else np.zeros((height, width))
-    return _outlined(_blended(grey, share), mask)
+    return outlined(_blended(grey, share), mask)
 
 
 def heat_map_sheet(
@@ -86,8 +86,8 @@ def heat_map_sheet(
     height, width = positive.shape[:2]
     size = (max(1, round(height * _TILE / max(height, width))), max(1, round(width * _TILE / max(height, width))))
     first, second = _resized(positive, size), _resized(negative, size)
-    small = None if mask is None else _resized_mask(mask, size)
-    tiles = [(["positive"], _outlined(first, small)), (["negative"], second)]
+    small = None if mask is None else resized_mask(mask, size)
+    tiles = [(["positive"], outlined(first, small)), (["negative"], second)]
     for one in maps:
         lines = [*_lines(one.layer), *_auroc(one), f"scale 0 to {significant(one.top)}"]
         tiles.append((lines, heat_map_overlay(first, one.distance, small, one.top)))
@@ -138,7 +138,7 @@ def reconstruction_figure(
     reconstructions on one scale, so that it shows how much of the difference survives. All uint8 (H, W, 3).
     """
     size = shown_size(positive.shape[:2], 3, 160, 512)
-    outline = None if mask is None else _resized_mask(mask, size)
+    outline = None if mask is None else resized_mask(mask, size)
     along = signed_difference_scale([(positive, recon_positive), (negative, recon_negative)])
     across = signed_difference_scale([(negative, positive), (recon_negative, recon_positive)])
     blank = np.full((*size, 3), 255, dtype=np.uint8)
@@ -149,9 +149,9 @@ def reconstruction_figure(
     first = row(positive, recon_positive)
     change = [signed_difference(negative, positive, across), signed_difference(recon_negative, recon_positive, across)]
     rows = [
-        [_outlined(first[0], outline), *first[1:]],
+        [outlined(first[0], outline), *first[1:]],
         row(negative, recon_negative),
-        [*(_outlined(shown(one, size), outline) for one in change), blank],
+        [*(outlined(shown(one, size), outline) for one in change), blank],
     ]
     names = ["original", "reconstruction", f"reconstruction {MINUS} original\nlimit {along:.0f} levels"]
     labels = ["positive", "negative", f"positive\n{MINUS} negative\nlimit\n{across:.0f} levels"]
@@ -169,7 +169,7 @@ def _blended(grey: NDArray[np.float64], share: NDArray[np.float64]) -> Picture:
     return ((1 - _STRENGTH) * grey[..., None] + _STRENGTH * colours).round().astype(np.uint8)
 
 
-def _outlined(picture: Picture, mask: Mask | None) -> Picture:
+def outlined(picture: Picture, mask: Mask | None) -> Picture:
     """The picture with a thin line just inside the mask's edge and a dark one outside, visible on any ground."""
     if mask is None or not mask.any():
         return picture
@@ -185,7 +185,7 @@ def _resized(picture: Picture, size: tuple[int, int]) -> Picture:
     return np.asarray(Image.fromarray(picture).resize((size[1], size[0]), method))
 
 
-def _resized_mask(mask: Mask, size: tuple[int, int]) -> Mask:
+def resized_mask(mask: Mask, size: tuple[int, int]) -> Mask:
     """True where any of the mask falls on a pixel: a lesion smaller than one stays visible."""
     grey = Image.fromarray(mask.astype(np.float32)).resize((size[1], size[0]), Image.Resampling.BOX)
     return np.asarray(np.asarray(grey) > 0)

@@ -397,8 +397,8 @@ def _check_box(batch: TokenBatch, box: Tensor) -> None:
         shown = [round(value, 1) for value in batch["shown"][unseen[0]].tolist()]
         raise ConfigurationError(
             f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder "
-            f"sees of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the fit of the encoder to stretch "
-            "or whole, which cut nothing off."
+            f"sees of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the fit of the encoder to "
+            "stretch or whole, which cut nothing off."
         )
 
 
