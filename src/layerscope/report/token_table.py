@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -53,7 +54,8 @@ def token_table(analysis: TokenAnalysis) -> str:
     rows = [["layer", *(column.heading for column in kept)]]
     rows += [[name, *(column.cells[row] for column in kept)] for row, name in enumerate(names)]
     text = laid_out(rows, numeric=set(range(1, len(rows[0]))), last=0)
-    return "\n".join([text, *_notes(analysis, columns, kept), NOTICE])
+    notes = [line for note in _notes(analysis, columns, kept) for line in textwrap.wrap(note, WIDTH)]
+    return "\n".join([text, *notes, NOTICE])
 
 
 def _columns(analysis: TokenAnalysis, view: ViewStatistics) -> list[_Column]:
@@ -101,7 +103,7 @@ def _notes(analysis: TokenAnalysis, columns: Sequence[_Column], kept: Sequence[_
     told = {
         "rank": "rank: effective rank",
         "norm": "norm: median",
-        "high": "high: share of patches with a high norm",
+        "high": "high: share of high-norm patches",
     }
     words = "".join(f"; {text}" for heading, text in told.items() if heading in shown)
     notes = [f"Means over {n} {'image' if n == 1 else 'images'}{patients}.", f"Neighbours, CLS: {metric}{words}."]
