@@ -29,6 +29,7 @@ from layerscope.artifacts import UNREPORTED_SCORES, RunDirectory, open_run_direc
 from layerscope.callbacks.checkpoint_files import WholeCheckpointIO, tell_if_no_last_checkpoint
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.callbacks.stopping import SaveOnSignal
+from layerscope.cli.path_arguments import path_arguments
 from layerscope.errors import ConfigurationError, explained_cause, listed
 from layerscope.shipped import here_or_shipped, shipped
 
@@ -167,7 +168,10 @@ def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
         "parser_kwargs": {**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
-        "args": [verb, *(_find_config(argument, before) for before, argument in zip(["", *arguments], arguments))],
+        "args": [
+            verb,
+            *path_arguments([_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)]),
+        ],
     }
 
 

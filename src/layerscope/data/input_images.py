@@ -1,0 +1,123 @@
+"""The data set of images as a model takes them, with their masks and with what they are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from layerscope.data.dataset import check_one_size
+from layerscope.data.image_records import ImageRecord, ImageRecords
+from layerscope.data.images import image_tensor, read_pixels
+from layerscope.data.model_input import fit_geometry, fit_mask_geometry
+from layerscope.data.pairs.masks import read_masks
+from layerscope.errors import DataError
+from layerscope.types import InputGeometry, SkippedSample, TokenBatch
+
+OnBadImage = Literal["error", "skip"]
+
+_ONE_SIZE = (
+    "Set data.init_args.batch_size: 1, or have the model's encoder take all images at one size (model.encoder.fit: "
+    "processor, or its image_size)."
+)
+
+
+class InputSample(TypedDict):
+    """One image: as ``types.TokenBatch``, without the batch dimension."""
+
+    image: Tensor
+    other: Tensor | None
+    mask: Tensor
+    has_mask: bool
+    shown: Tensor
+    id: str
+    index: int
+
+
+class InputImages(Dataset[InputSample | SkippedSample]):
+    """Map-style data set; the files of a row are decoded when it is asked for, once.
+
+    ids: N ids. geometry: how pictures become what the model takes.
+    """
+
+    def __init__(self, images: ImageRecords, geometry: InputGeometry, on_bad_image: OnBadImage = "error") -> None:
+        self.records = images.records
+        self.compared = images.compared
+        self.geometry = geometry
+        self.on_bad_image = on_bad_image
+        self.ids = [record.id for record in images.records]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def __getitem__(self, index: int) -> InputSample | SkippedSample:
+        record = self.records[index]
+        try:
+            return self._read(record, int(index))
+        except DataError as error:
+            if self.on_bad_image == "skip":
+                return SkippedSample(record.id, int(index), str(error))
+            if len(self.ids) == 1:
+                raise
+            raise DataError(f"{error} Or leave such images out: data.init_args.on_bad_image: skip.") from error
+
+    def collate(self, samples: Sequence[InputSample | SkippedSample]) -> TokenBatch:
+        """A batch, of 0 images where all were skipped; images of different sizes are an error that names two."""
+        skipped = [sample for sample in samples if isinstance(sample, SkippedSample)]
+        read = [sample for sample in samples if not isinstance(sample, SkippedSample)]
+        if read:
+            check_one_size([(sample["id"], sample["image"]) for sample in read], _ONE_SIZE)
+        none = torch.empty(0, 3, *self._size())
+        others = [sample["other"] for sample in read if sample["other"] is not None]
+        return {
+            "image": torch.stack([sample["image"] for sample in read]) if read else none,
+            "other": (torch.stack(others) if others else none.clone()) if self.compared else None,
+            "mask": torch.stack([sample["mask"] for sample in read]) if read else none[:, 0].bool(),
+            "has_mask": torch.tensor([sample["has_mask"] for sample in read], dtype=torch.bool),
+            "shown": torch.stack([sample["shown"] for sample in read]) if read else none.new_empty(0, 4).double(),
+            "id": [sample["id"] for sample in read],
+            "index": torch.tensor([sample["index"] for sample in read], dtype=torch.int64),
+            # A stand-in (row −1) is visited by the process whose row it is.
+            "skipped": [image for image in skipped if image.row >= 0],
+        }
+
+    def _read(self, record: ImageRecord, index: int) -> InputSample:
+        pixels = read_pixels(record.path)
+        size = pixels.shape[0], pixels.shape[1]
+        fitted, shown = fit_geometry(pixels, self.geometry, f"The image {record.path}")
+        image = image_tensor(fitted)
+        mask = np.zeros(fitted.shape[:2], np.bool_)
+        if record.masks:
+            mask = fit_mask_geometry(read_masks(record.masks, size, record.path), self.geometry)
+        return {
+            "image": image,
+            "other": self._other(record, image),
+            "mask": torch.from_numpy(mask.copy()),
+            "has_mask": bool(record.masks),
+            "shown": torch.tensor(shown, dtype=torch.float64),
+            "id": record.id,
+            "index": index,
+        }
+
+    def _other(self, record: ImageRecord, image: Tensor) -> Tensor | None:
+        if record.other is None:
+            return None
+        other = image_tensor(fit_geometry(read_pixels(record.other), self.geometry, f"The image {record.other}")[0])
+        if other.shape != image.shape:
+            (height, width), (other_height, other_width) = image.shape[-2:], other.shape[-2:]
+            raise DataError(
+                f"The image {record.path} becomes {width}×{height} pixels for the model and {record.other}, which it "
+                f"is compared with, {other_width}×{other_height}: their tokens have no common places. Cut both to the "
+                "same proportions, or have the model's encoder take all images at one size (model.encoder.fit: "
+                "processor)."
+            )
+        return other
+
+    def _size(self) -> tuple[int, int]:
+        """Of what the model takes where it is the same for all images, else (0, 0)."""
+        whole = self.geometry.resize if isinstance(self.geometry.resize, tuple) else (0, 0)
+        return self.geometry.crop or whole
