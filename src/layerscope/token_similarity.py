@@ -194,6 +194,8 @@ class TokenSimilarityAnalyzer:
         batch = TokenBatch(
             image=image,
             other=None if other is None else self._input(other)[0],
+            other_mask=None,
+            other_shown=None,
             mask=torch.zeros(1, *image.shape[-2:], dtype=torch.bool, device=self.task.device),
             has_mask=torch.zeros(1, dtype=torch.bool),
             shown=torch.tensor([shown], dtype=torch.float64),

@@ -266,7 +266,9 @@ class TokenBatch(TypedDict):
     """What a datamodule yields whose images are looked at by vision transformers.
 
     image: float32 (B, 3, H, W) in [-1, 1], resized and cropped as the model takes it; B may be 0.
-    other: the images that these are compared with, of the same shape; None where they are compared with none.
+    other: what these are compared with: other images of the same shape, or the same ones as another model takes them;
+        None where they are compared with neither. other_mask, other_shown: as ``mask`` and ``shown``, of the same
+        images as another model takes them; None without one.
     mask: bool (B, H, W), True on the lesion, placed as the image is; all False where there is none.
     has_mask: bool (B,).
     shown: float64 (B, 4), left, top, right and bottom of the part that ``image`` shows, in pixels of the picture in
@@ -277,6 +279,8 @@ class TokenBatch(TypedDict):
 
     image: Tensor
     other: Tensor | None
+    other_mask: Tensor | None
+    other_shown: Tensor | None
     mask: Tensor
     has_mask: Tensor
     shown: Tensor

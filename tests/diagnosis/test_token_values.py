@@ -22,6 +22,8 @@ def batch_of(image: Tensor, other: Tensor | None = None, mask: Tensor | None = N
     return TokenBatch(
         image=image,
         other=other,
+        other_mask=None,
+        other_shown=None,
         mask=torch.zeros(images, height, width, dtype=torch.bool) if mask is None else mask,
         has_mask=torch.full((images,), mask is not None),
         shown=torch.tensor([[0.0, 0.0, width, height]] * images, dtype=torch.float64),

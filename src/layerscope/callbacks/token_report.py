@@ -89,7 +89,7 @@ class TokenReport(Callback):
         if not trainer.is_global_zero:
             return
         rank_zero_info("Computing intervals and drawing.")
-        analysis = analyse_tokens(self.scores, self.settings)
+        analysis = analyse_tokens(self.scores, self.settings, cast(Any, pl_module).similarity_metric)
         folder, data, task = run_folder(trainer), cast(Any, trainer).datamodule, cast(Any, pl_module)
         assert folder.directory is not None
         assert self._folder is not None

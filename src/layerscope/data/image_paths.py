@@ -34,7 +34,7 @@ class ImagePaths(LightningDataModule):
 
     ``test`` reads batches of ``types.TokenBatch``. Each row is visited exactly once on any number of processes; that
     needs a Trainer with ``use_distributed_sampler=False`` (the layerscope command sets it). Resizing and cropping are
-    the task's: ``input_geometry``, a ``types.InputGeometry``.
+    the task's: ``input_geometry``, a ``types.InputGeometry``, and ``other_geometry`` for a second model, if it has one.
 
     Args:
         path: an image file, a folder (all images below it), a pattern such as ``images/*.jpg`` (``**`` for folders of
@@ -91,6 +91,7 @@ class ImagePaths(LightningDataModule):
         self.on_bad_image = on_bad_image
         self.images = read_image_paths(path, masks, other, patient).evenly_spaced(limit)
         self._geometry: InputGeometry | None = None
+        self._other_geometry: InputGeometry | None = None
         self._hash: str | None = None
 
     def setup(self, stage: str) -> None:
@@ -109,6 +110,12 @@ class ImagePaths(LightningDataModule):
                 "your task this attribute, or take another datamodule."
             )
         self._geometry = geometry
+        self._other_geometry = getattr(task, "other_geometry", None)
+        if self._other_geometry is not None and self.images.compared:
+            raise ConfigurationError(
+                "data.init_args.other and the task's second model both say what the images are compared with. Leave "
+                "one of them out."
+            )
         rank_zero_info(f"images: {len(self.images):,}")
 
     @property
@@ -120,7 +127,7 @@ class ImagePaths(LightningDataModule):
 
     def test_dataloader(self) -> DataLoader:
         """``loader.dataset.ids`` are the ids in the order of the rows."""
-        dataset = InputImages(self.images, self.geometry, self.on_bad_image)
+        dataset = InputImages(self.images, self.geometry, self.on_bad_image, self._other_geometry)
         sampler = UnrepeatedDistributedSampler(dataset)
         # Nothing here draws random numbers, so one seed is as good as another.
         return image_loader(DataLoader, dataset, sampler, dataset.collate, self.batch_size, self.num_workers, seed=0)

@@ -14,7 +14,7 @@ from layerscope.data.dataset import check_one_size
 from layerscope.data.image_records import ImageRecord, ImageRecords
 from layerscope.data.images import image_tensor, read_pixels
 from layerscope.data.model_input import fit_geometry, fit_mask_geometry
-from layerscope.data.pairs.masks import read_masks
+from layerscope.data.pairs.masks import Mask, read_masks
 from layerscope.errors import DataError
 from layerscope.types import InputGeometry, SkippedSample, TokenBatch
 
@@ -31,6 +31,8 @@ class InputSample(TypedDict):
 
     image: Tensor
     other: Tensor | None
+    other_mask: Tensor | None
+    other_shown: Tensor | None
     mask: Tensor
     has_mask: bool
     shown: Tensor
@@ -41,13 +43,21 @@ class InputSample(TypedDict):
 class InputImages(Dataset[InputSample | SkippedSample]):
     """Map-style data set; the files of a row are decoded when it is asked for, once.
 
-    ids: N ids. geometry: how pictures become what the model takes.
+    ids: N ids. geometry: how pictures become what the model takes. other_geometry: the same of a second model, which
+    then sees the same pictures.
     """
 
-    def __init__(self, images: ImageRecords, geometry: InputGeometry, on_bad_image: OnBadImage = "error") -> None:
+    def __init__(
+        self,
+        images: ImageRecords,
+        geometry: InputGeometry,
+        on_bad_image: OnBadImage = "error",
+        other_geometry: InputGeometry | None = None,
+    ) -> None:
         self.records = images.records
         self.compared = images.compared
         self.geometry = geometry
+        self.other_geometry = other_geometry
         self.on_bad_image = on_bad_image
         self.ids = [record.id for record in images.records]
 
@@ -72,10 +82,13 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         if read:
             check_one_size([(sample["id"], sample["image"]) for sample in read], _ONE_SIZE)
         none = torch.empty(0, 3, *self._size())
-        others = [sample["other"] for sample in read if sample["other"] is not None]
+        if read and read[0]["other"] is not None:
+            check_one_size([(sample["id"], sample["other"]) for sample in read], _ONE_SIZE)  # type: ignore[misc]
         return {
             "image": torch.stack([sample["image"] for sample in read]) if read else none,
-            "other": (torch.stack(others) if others else none.clone()) if self.compared else None,
+            "other": _stacked([sample["other"] for sample in read]),
+            "other_mask": _stacked([sample["other_mask"] for sample in read]),
+            "other_shown": _stacked([sample["other_shown"] for sample in read]),
             "mask": torch.stack([sample["mask"] for sample in read]) if read else none[:, 0].bool(),
             "has_mask": torch.tensor([sample["has_mask"] for sample in read], dtype=torch.bool),
             "shown": torch.stack([sample["shown"] for sample in read]) if read else none.new_empty(0, 4).double(),
@@ -90,18 +103,29 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         size = pixels.shape[0], pixels.shape[1]
         fitted, shown = fit_geometry(pixels, self.geometry, f"The image {record.path}")
         image = image_tensor(fitted)
-        mask = np.zeros(fitted.shape[:2], np.bool_)
-        if record.masks:
-            mask = fit_mask_geometry(read_masks(record.masks, size, record.path), self.geometry)
+        other, other_mask, other_shown = self._other(record, image), None, None
+        if self.other_geometry is not None:
+            name = f"The image {record.path}"
+            other_pixels, other_part = fit_geometry(pixels, self.other_geometry, name)
+            other, other_shown = image_tensor(other_pixels), torch.tensor(other_part, dtype=torch.float64)
+            other_mask = torch.from_numpy(self._mask(record, size, self.other_geometry).copy())
         return {
             "image": image,
-            "other": self._other(record, image),
-            "mask": torch.from_numpy(mask.copy()),
+            "other": other,
+            "other_mask": other_mask,
+            "other_shown": other_shown,
+            "mask": torch.from_numpy(self._mask(record, size, self.geometry).copy()),
             "has_mask": bool(record.masks),
             "shown": torch.tensor(shown, dtype=torch.float64),
             "id": record.id,
             "index": index,
         }
+
+    @staticmethod
+    def _mask(record: ImageRecord, size: tuple[int, int], geometry: InputGeometry) -> Mask:
+        """Placed as the image is; all False where there is none."""
+        mask = read_masks(record.masks, size, record.path) if record.masks else np.zeros(size, np.bool_)
+        return fit_mask_geometry(mask, geometry)
 
     def _other(self, record: ImageRecord, image: Tensor) -> Tensor | None:
         if record.other is None:
@@ -121,3 +145,9 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         """Of what the model takes where it is the same for all images, else (0, 0)."""
         whole = self.geometry.resize if isinstance(self.geometry.resize, tuple) else (0, 0)
         return self.geometry.crop or whole
+
+
+def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """None where the samples have no such part, and in a batch without images, where nobody asks for it."""
+    there = [part for part in parts if part is not None]
+    return torch.stack(there) if there else None

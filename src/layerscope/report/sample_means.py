@@ -96,9 +96,9 @@ def surer_together(
     As ``joint_interval``; but points that go together share the risk by less than Bonferroni's equal parts: they count
     as so many comparisons as give the critical value of ``intervals.simultaneous_critical_value`` normal tails. With
     fewer than ``FEW_UNITS`` units, which show too little of how points go together, they share it equally. In simulated
-    curves of 12 points (AR(1) with .5 to .95, no true difference) the band of normal values excluded 0 somewhere in 5
-    to 8 % of runs of 10 samples and in 5 to 7 % of 20 and 40; with strongly skewed values in 12 to 33 %. Bands of
-    percentile intervals did so in 21 to 68 %.
+    curves of 12 points (AR(1) with .5 to .95, no true difference) the band of normal values excluded 0 somewhere in 6
+    to 8 % of runs of 10 samples and in 4.5 to 7 % of 20 and 40; with strongly skewed values in 12 to 33 %. Bands of
+    percentile intervals of normal values did so in 21 to 68 %.
 
     Args:
         means: of ``values`` (n, L), NaN where a sample has none. group: (n,) or None. seed: of the draws behind the

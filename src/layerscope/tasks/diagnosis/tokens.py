@@ -214,19 +214,37 @@ class TokenSimilarity(LightningModule):
             versions |= {name: control(images) for name, control in self.controls.items()}
         if batch["other"] is not None and self.other_encoder is None:
             versions["other"] = batch["other"]
-        views = self._see(self.encoder, versions, batch)
+        has_mask = bool(batch["has_mask"].any())
+        views = self._see(self.encoder, versions, batch["mask"] if has_mask else None, batch["shown"], batch["id"])
         if self.other_encoder is not None:
-            assert batch["other"] is not None
-            views += self._see(self.other_encoder, {"other_model": batch["other"]}, batch)
+            if batch["other"] is None or batch["other_mask"] is None or batch["other_shown"] is None:
+                raise ConfigurationError(
+                    "other_encoder needs a datamodule that gives the images as the second model takes them, such as "
+                    "layerscope.data.image_paths.ImagePaths."
+                )
+            views += self._see(
+                self.other_encoder,
+                {"other_model": batch["other"]},
+                batch["other_mask"] if has_mask else None,
+                batch["other_shown"],
+                batch["id"],
+            )
         return views
 
-    def _see(self, module: nn.Module, versions: Mapping[str, Tensor], batch: TokenBatch) -> list[TokenView]:
+    def _see(
+        self,
+        module: nn.Module,
+        versions: Mapping[str, Tensor],
+        mask: Tensor | None,
+        shown: Tensor,
+        ids: Sequence[str],
+    ) -> list[TokenView]:
         """One pass of all versions through one model."""
         encoder = self._as_tokens(module)
         images = joined(list(versions.values()))
         size = (int(images.shape[-2]), int(images.shape[-1]))
         layout = encoder.token_layout(size)
-        places = self._places(batch, layout, size)
+        places = TokenPlaces(mask, self._box(shown, ids, layout))
         self._check_seed(layout)
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
@@ -237,7 +255,7 @@ class TokenSimilarity(LightningModule):
         with Probe(encoder.layer_root, reduce, chosen_layers(encoder, self.layers)) as probe:
             module(images)
             found: dict[str, list[LayerTokens]] = probe.take()
-        _check_finite(found, batch["id"], list(versions))
+        _check_finite(found, ids, list(versions))
         return [
             TokenView(
                 name,
@@ -275,16 +293,13 @@ class TokenSimilarity(LightningModule):
             text = (module.project(normed), self._text[key].to(normed.device))
         return chosen, TokenReferences(names, text)
 
-    def _places(self, batch: TokenBatch, layout: TokenLayout, size: tuple[int, int]) -> TokenPlaces:
-        mask = batch["mask"] if bool(batch["has_mask"].any()) else None
-        if mask is not None and tuple(mask.shape[-2:]) != size:
-            mask = None  # of another model's geometry
-        box = None
-        if self.box is not None:
-            region = torch.tensor(self.box, dtype=torch.float64)
-            _check_box(batch, region)
-            box = patches_in_box(batch["shown"].cpu(), region, layout.rows, layout.columns).to(batch["image"].device)
-        return TokenPlaces(mask, box)
+    def _box(self, shown: Tensor, ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
+        """The patches of the box, bool (B, R, C)."""
+        if self.box is None:
+            return None
+        box, shown = torch.tensor(self.box, dtype=torch.float64), shown.cpu()
+        _check_box(shown, ids, box)
+        return patches_in_box(shown, box, layout.rows, layout.columns).to(self.device)
 
     def _reconstructed(self, images: Tensor) -> Tensor:
         """By the posterior's mode, clamped; sides that the downsampling does not divide are padded and cut again."""
@@ -390,15 +405,15 @@ def _check_tokens(tokens: Tensor, layout: TokenLayout, images: int) -> None:
         )
 
 
-def _check_box(batch: TokenBatch, box: Tensor) -> None:
+def _check_box(shown: Tensor, ids: Sequence[str], box: Tensor) -> None:
     """The image is named by its id, which the geometry does not know."""
-    unseen = (~box_seen(batch["shown"].cpu(), box)).nonzero().flatten().tolist()
+    unseen = (~box_seen(shown, box)).nonzero().flatten().tolist()
     if unseen and box[0] < box[2] and box[1] < box[3]:
-        shown = [round(value, 1) for value in batch["shown"][unseen[0]].tolist()]
+        part = [round(value, 1) for value in shown[unseen[0]].tolist()]
         raise ConfigurationError(
             f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder "
-            f"sees of {batch['id'][unseen[0]]!r}, {shown}. Give a box inside it, or set the fit of the encoder to "
-            "stretch or whole, which cut nothing off."
+            f"sees of {ids[unseen[0]]!r}, {part}. Give a box inside it, or set the fit of the encoder to stretch or "
+            "whole, which cut nothing off."
         )
 
 
