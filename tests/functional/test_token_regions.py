@@ -48,6 +48,7 @@ def test_boxes_that_tile_the_picture_share_no_patch() -> None:
         ((51, 21, 53, 24), (1, 2)),  # beside the centre (50, 30)
         ((99, 78, 120, 90), (3, 4)),  # its centre is beyond the picture; what is shown of it is not
         ((-50, 25, 1, 27), (1, 0)),
+        ((1, -200, 3, 50), (1, 0)),  # most of it is above the picture: the middle of what is shown
         ((0, 0, 5, 80), (2, 0)),  # high and narrow: the patch at the middle of the left edge
     ],
 )
@@ -97,10 +98,11 @@ def test_patch_mask_is_the_patches_covered_by_half(size: tuple[int, int], patche
 
 
 def test_exactly_half_counts_and_less_does_not_beside_it() -> None:
-    mask = torch.zeros(1, 4, 8, dtype=torch.bool)
-    mask[0, :2, :4] = True
-    mask[0, 0, 4:] = True
-    assert patch_mask(mask, 1, 2).tolist() == [[[True, False]]]
+    mask = torch.zeros(1, 4, 12, dtype=torch.bool)
+    mask[0, :, :4] = True
+    mask[0, :2, 4:8] = True
+    mask[0, 1, 8:] = True
+    assert patch_mask(mask, 1, 3).tolist() == [[[True, True, False]]]
 
 
 def test_a_lesion_smaller_than_a_patch_stays_visible_and_none_stays_none() -> None:

@@ -68,6 +68,11 @@ def test_correlation_with_a_constant_view_is_undefined() -> None:
     second = neighbour_maps(torch.cat([torch.zeros(1, 3, 3, 10), grid_of(1, 3, 3, 10, seed=2)]), "cosine")
     for found in (map_correlation(first, second), map_correlation(second, first)):
         assert found.isnan().tolist() == [True, False]
+    values = {name: torch.rand(9, 3, 3, dtype=torch.float64) for name in first}
+    tenths = torch.arange(1, 10, dtype=torch.float64)[:, None, None] / 10
+    same = {name: tenths.expand(9, 3, 3) for name in first}  # most of their means are off by a rounding
+    assert map_correlation(values, same).isnan().all()
+    assert map_correlation(same, values).isnan().all()
 
 
 def test_views_of_different_grids_are_refused() -> None:

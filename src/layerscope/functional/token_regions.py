@@ -7,6 +7,7 @@ from torch import Tensor
 
 from layerscope.errors import ConfigurationError
 from layerscope.functional.memory_blocks import sum_dtype
+from layerscope.functional.token_norms import wide_dtype
 
 
 def box_seen(shown: Tensor, box: Tensor) -> Tensor:
@@ -45,7 +46,7 @@ def patches_in_box(shown: Tensor, box: Tensor, rows: int, columns: int) -> Tenso
             f"{row} of the batch, {_written(shown[row])}, in pixels of the picture in the file. Give a box inside it, "
             "or resize without a crop."
         )
-    shown = shown.double() if shown.device.type != "mps" else shown.float()
+    shown = shown.to(sum_dtype(shown.device))
     box = box.to(shown)
     inside, nearest = [], []
     part = _shown_part(shown, box)
@@ -82,7 +83,7 @@ def region_mean(grid: Tensor, inside: Tensor) -> Tensor:
 
     Of float32, or float64 where the tokens are.
     """
-    dtype = torch.float64 if grid.dtype == torch.float64 else torch.float32
+    dtype = wide_dtype(grid.dtype)
     tokens = torch.where(inside[..., None], grid.to(dtype), torch.zeros((), dtype=dtype, device=grid.device))
     return tokens.sum(dim=(1, 2)) / inside.sum(dim=(1, 2)).to(dtype)[:, None]
 
