@@ -4,7 +4,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from jsonargparse import ArgumentParser
+from lightning.pytorch import LightningDataModule
 
+from layerscope.cli import main
 from layerscope.cli.lightning import build_model
 from layerscope.cli.path_arguments import path_arguments
 
@@ -46,9 +49,7 @@ it's.png
 %d.png
 @a.png
 back\slash.png
-${oc.env:HOME}.png
-${data}
-\${data}
+$HOME.png
 Ünï—ço∂é.png
 a,b.png
 ? x.png
@@ -71,13 +72,29 @@ def names(value: str | list[str]) -> list[str]:
     return [value] if isinstance(value, str) else value
 
 
-@pytest.mark.parametrize("option", ["--data.path", "--data.init_args.path"])
-def test_any_file_name_arrives_as_it_is(option: str) -> None:
+def test_any_file_name_arrives_as_it_is_alone_and_among_others() -> None:
+    parser = ArgumentParser(exit_on_error=False, parser_mode="omegaconf")
+    parser.add_subclass_arguments(LightningDataModule, "data")
     for name in AWKWARD:
-        assert names(parsed(f"{option}={name}").path) == [name], name
+        config = parser.parse_args([PARTS[1], *path_arguments([f"--data.path={name}"])])
+        assert names(config.data.init_args.path) == [name], name
+    assert parsed(*(f"--data.path={name}" for name in AWKWARD)).path == AWKWARD
+
+
+def test_an_option_is_written_in_several_ways() -> None:
+    for name in AWKWARD:
+        told = path_arguments([f"--data.path={name}"])
+        assert path_arguments([f"--data.init_args.path={name}"]) == told
         if not name.startswith("-"):
-            assert names(parsed(option, name).path) == [name], name
-    assert parsed(*(f"{option}={name}" for name in AWKWARD)).path == AWKWARD
+            assert path_arguments(["--data.path", name]) == path_arguments(["--data.init_args.path", name]) == told
+
+
+def test_a_configuration_that_is_written_of_it_reads_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    # Without a suffix, jsonargparse writes 1e3 without quotes, which it then reads as a number.
+    several = [name for name in AWKWARD if name[0] != "-" and name != "1e3"]
+    assert main(["test", *PARTS, "--data.path", *several, "--print_config"]) == 0
+    Path("own.yaml").write_text(capsys.readouterr().out, encoding="utf-8")
+    assert parsed("--config", "own.yaml").path == several
 
 
 def test_what_a_shell_makes_of_a_pattern_is_a_list_up_to_the_next_option() -> None:

@@ -17,7 +17,8 @@ def path_arguments(arguments: Sequence[str]) -> list[str]:
     """The arguments with all values of --data.path, --data.masks and --data.other as one JSON list each.
 
     A shell writes ``*.jpg`` as many arguments, which become one list where the option was last named; so do several
-    uses of it. A single value stays as it is where a configuration's reader takes it as the text that it is.
+    uses of it. A single value stays as it is where a configuration's reader takes it as the text that it is. In both
+    ``${...}`` stands for another setting, as everywhere in a configuration.
 
     >>> path_arguments(["--data.path", "a.jpg", "b 2.jpg", "--data.limit", "3"])
     ['--data.path=["a.jpg", "b 2.jpg"]', '--data.limit', '3']
@@ -56,8 +57,7 @@ def _told(option: str, values: Sequence[str]) -> str:
     if len(values) == 1 and not _is_misread(option, values[0]):
         return values[0]
     names = [name for value in values for name in (_list_in(value) or [value])]
-    # In a list ${...} would be replaced by another setting; alone it is not.
-    return json.dumps([name.replace("${", "\\${") for name in names], ensure_ascii=False)
+    return json.dumps(names, ensure_ascii=False)
 
 
 def _is_misread(option: str, value: str) -> bool:
