@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from layerscope.artifacts import safe_file_name
 from layerscope.callbacks.image_tokens import image_tokens, picture_of
+from layerscope.functional.controls import CONTROLS
 from layerscope.report.token_comparison import comparison_files
 from layerscope.report.token_figures import token_files
 from layerscope.report.token_style import TokenPictures
@@ -61,6 +62,8 @@ def _files(
     mask = output.mask[place].cpu().numpy() if bool(output.has_mask[place]) else None
     yield from token_files(seen[0], views[0], pictures, mask)
     for picture, tokens in zip(seen[1:], views[1:]):
+        if tokens.view in CONTROLS:
+            continue  # a measure for the others' figures, nothing to look at
         yield from comparison_files(seen[0], views[0], picture, tokens, pictures, mask)
 
 

@@ -83,7 +83,7 @@ class TokenReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the processes' shares together."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.scores = self._table.scores(trainer, data.evaluated_groups())
+        self.scores = self._table.scores(trainer, data.evaluated_groups(), data.describe()["masks"] > 0)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:

@@ -15,6 +15,19 @@ from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.metrics.table import IndexedTable
 from layerscope.types import SkippedSample, TokenOutput, TokenView
 
+OF_MASKS = frozenset(
+    {
+        "border_similarity",
+        "inside_similarity",
+        "outside_similarity",
+        "border_drop",
+        "shifted_border_drop",
+        "token_change_auroc",
+        "shifted_token_change_auroc",
+    }
+)
+"""Figures that need a lesion mask."""
+
 
 @dataclass(frozen=True)
 class _Shape:
@@ -55,10 +68,10 @@ class TokenTable:
             self._tables[view.name].update(output.index, {"values": values})
         self._skipped += output.skipped
 
-    def scores(self, trainer: Trainer, groups: Sequence[str] | None) -> TokenScores:
+    def scores(self, trainer: Trainer, groups: Sequence[str] | None, with_masks: bool) -> TokenScores:
         """Brings all processes' shares together; a collective operation.
 
-        groups: patient of each row.
+        groups: patient of each row. with_masks: whether any image has a mask; else its figures are left out.
 
         Raises:
             DataError: no image was measured.
@@ -70,7 +83,7 @@ class TokenTable:
         if not shapes:
             name, reason = skipped[0]
             raise DataError(f"None of the {len(self.ids)} images was measured. The first reason: {name}: {reason}")
-        views = [self._collected(name, shape) for name, shape in shapes.items()]
+        views = [self._collected(name, shape, with_masks) for name, shape in shapes.items()]
         return TokenScores(self.ids, None if groups is None else list(groups), views, skipped)
 
     def _make(self, name: str, shape: _Shape) -> None:
@@ -78,7 +91,7 @@ class TokenTable:
         columns: dict[str, tuple[int, ...]] = {"values": (len(shape.layers), len(shape.figures))}
         self._tables[name] = IndexedTable(len(self.ids), columns, sum_dtype(self.device)).to(self.device)
 
-    def _collected(self, name: str, shape: _Shape) -> ViewScores:
+    def _collected(self, name: str, shape: _Shape, with_masks: bool) -> ViewScores:
         if name not in self._tables:
             self._make(name, shape)
         table, size = self._tables[name], (len(shape.layers), len(shape.figures))
@@ -87,7 +100,9 @@ class TokenTable:
             table.update(rows, {"values": torch.full((len(rows), *size), torch.nan)})
         # torchmetrics takes the axes away from a column of one number.
         values = table.compute()["values"].double().cpu().numpy().reshape(len(self.ids), *size)
-        return ViewScores(name, shape.model, list(shape.layers), list(shape.figures), values)
+        kept = [place for place, figure in enumerate(shape.figures) if with_masks or figure not in OF_MASKS]
+        figures = [shape.figures[place] for place in kept]
+        return ViewScores(name, shape.model, list(shape.layers), figures, values[..., kept])
 
 
 def _shape(view: TokenView) -> _Shape:

@@ -42,11 +42,12 @@ class TokenQuestions:
 class TokenPlaces:
     """What is known of B images by their places, the same for all layers.
 
-    mask: bool (B, H, W), the lesion, empty where an image has none; None where no image of the batch has one.
+    mask: bool (B, H, W), the lesion; None where no image of the batch has one. has_mask: bool (B,), which do.
     box: bool (B, R, C), the patches of the region that all patches are compared with; None without one.
     """
 
     mask: Tensor | None = None
+    has_mask: Tensor | None = None
     box: Tensor | None = None
 
 
@@ -103,13 +104,17 @@ def measure_tokens(
     figures = map_figures(maps, norms, maps["high_norm"])
     if questions.effective_rank:
         figures["effective_rank"] = effective_rank(grid.flatten(1, 2))
-    if places.mask is None:
-        inside = norms.new_zeros((len(tokens) // views, rows, columns), dtype=torch.bool)
-    else:
-        inside = patch_mask(places.mask, rows, columns)
-    # NaN without a mask, so that every batch has the same figures.
-    figures |= border_figures(maps, inside.repeat(views, 1, 1))
     images = len(tokens) // views
+    if places.mask is None or places.has_mask is None:
+        inside = norms.new_zeros((images, rows, columns), dtype=torch.bool)
+        known = inside.new_zeros(images)
+    else:
+        inside, known = patch_mask(places.mask, rows, columns), places.has_mask.to(norms.device)
+    # NaN without a mask, so that every batch has the same figures.
+    figures |= {
+        name: values.where(known.repeat(views), torch.nan)
+        for name, values in border_figures(maps, inside.repeat(views, 1, 1)).items()
+    }
     parts = [
         LayerTokens(
             {name: values[start:end] for name, values in maps.items()},

@@ -214,8 +214,8 @@ class TokenSimilarity(LightningModule):
             versions |= {name: control(images) for name, control in self.controls.items()}
         if batch["other"] is not None and self.other_encoder is None:
             versions["other"] = batch["other"]
-        has_mask = bool(batch["has_mask"].any())
-        views = self._see(self.encoder, versions, batch["mask"] if has_mask else None, batch["shown"], batch["id"])
+        has_mask = batch["has_mask"] if bool(batch["has_mask"].any()) else None
+        views = self._see(self.encoder, versions, batch["mask"], has_mask, batch["shown"], batch["id"])
         if self.other_encoder is not None:
             if batch["other"] is None or batch["other_mask"] is None or batch["other_shown"] is None:
                 raise ConfigurationError(
@@ -225,7 +225,8 @@ class TokenSimilarity(LightningModule):
             views += self._see(
                 self.other_encoder,
                 {"other_model": batch["other"]},
-                batch["other_mask"] if has_mask else None,
+                batch["other_mask"],
+                has_mask,
                 batch["other_shown"],
                 batch["id"],
             )
@@ -235,7 +236,8 @@ class TokenSimilarity(LightningModule):
         self,
         module: nn.Module,
         versions: Mapping[str, Tensor],
-        mask: Tensor | None,
+        mask: Tensor,
+        has_mask: Tensor | None,
         shown: Tensor,
         ids: Sequence[str],
     ) -> list[TokenView]:
@@ -244,7 +246,7 @@ class TokenSimilarity(LightningModule):
         images = joined(list(versions.values()))
         size = (int(images.shape[-2]), int(images.shape[-1]))
         layout = encoder.token_layout(size)
-        places = TokenPlaces(mask, self._box(shown, ids, layout))
+        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
         self._check_seed(layout)
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
