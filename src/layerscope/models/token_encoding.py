@@ -45,7 +45,7 @@ class TokenEncoding(VisionBackbone):
     def _set_tokens(self, facts: TokenFacts, geometry: InputGeometry) -> None:
         """To be called once the backbone is built; an error where the geometry gives what the model does not take."""
         self._facts, self._geometry = facts, geometry
-        self._input_size = InputSize(None if facts.any_size else facts.own_size, facts.patch)
+        self._input_size = InputSize()
         if (size := output_size(geometry)) is not None:
             self._check_size(size)
         elif not facts.any_size:
