@@ -18,6 +18,7 @@ from layerscope.models.input_geometry import (
     at_size,
     fitted,
     output_size,
+    processor_filter,
     processor_geometry,
     read_image_processor,
     timm_geometry,
@@ -81,6 +82,17 @@ class TestProcessors:
     def test_a_class_that_transformers_does_not_have_is_read_as_the_familys(self):
         geometry = own_way({"image_processor_type": "TheirProcessor", "size": 64}, "ViTImageProcessor")
         assert geometry == InputGeometry((64, 64), resize_filter="bilinear")
+
+    def test_a_class_with_ways_of_its_own(self):
+        processor = read_image_processor(
+            {"image_processor_type": "DPTImageProcessor", "resample": 2}, "BitImageProcessor"
+        )
+        assert processor_filter(processor) == "bilinear"
+        with pytest.raises(ConfigurationError, match=r"DPTImageProcessor, whose ways .*Set fit to crop"):
+            processor_geometry(processor)
+
+    def test_a_name_that_is_no_image_processors(self):
+        assert own_way({"image_processor_type": "CLIPConfig", "size": 32, "crop_size": 32}).resize == 32
 
     def test_filters_by_pillows_codes(self):
         named = {filter.name.lower(): own_way({"resample": int(filter)}).resize_filter for filter in FILTERS}

@@ -6,6 +6,7 @@ import copy
 from dataclasses import dataclass, field
 from typing import Any
 
+import huggingface_hub
 import pytest
 import timm
 import torch
@@ -16,7 +17,7 @@ from torch import nn
 from torchvision.transforms.v2.functional import normalize
 from watched_layers import seen
 
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, WeightsError
 from layerscope.models.timm_tokens import TimmTokens
 from layerscope.models.token_encoding import check_tokens
 from layerscope.protocols import PooledTokens, TextAligned, TokenEncoder
@@ -233,6 +234,12 @@ class TestRefusals:
         ):
             with pytest.raises(ConfigurationError, match=r"no text tower .*TransformersTokens"):
                 call()
+
+    def test_a_hub_id_without_network(self, monkeypatch):
+        monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+        for arguments, said in (({"pretrained": True}, "give it as checkpoint"), ({}, r"as local-dir:PATH a folder")):
+            with pytest.raises(WeightsError, match=rf"hf-hub:somebody/some-vit.*Without network, .*{said}"):
+                TimmTokens("hf-hub:somebody/some-vit", **arguments)
 
     def test_a_prefix_that_contradicts_its_parameters(self, monkeypatch):
         created = timm.create_model

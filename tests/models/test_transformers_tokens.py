@@ -284,6 +284,30 @@ class TestFolders:
         expected = whole.vision_model(pixel_values=x, interpolate_pos_encoding=True).last_hidden_state
         torch.testing.assert_close(encoder(pictures(64, 32)), expected, atol=1e-6, rtol=0)
 
+    @pytest.mark.parametrize(
+        ("name", "processor"),
+        [
+            ("siglip", transformers.SiglipImageProcessor(size={"height": 40, "width": 40})),
+            ("deit", transformers.DeiTImageProcessor(size={"height": 46, "width": 46}, crop_size=40)),
+            ("dinov2_with_registers", transformers.BitImageProcessor(size={"shortest_edge": 46}, crop_size=40)),
+            ("dinov3", transformers.DINOv3ViTImageProcessor(size={"height": 40, "width": 40})),
+        ],
+    )
+    @torch.no_grad()
+    def test_models_and_processors_as_transformers_saves_them(self, encoders, tmp_path, name, processor):
+        encoders[name].model.save_pretrained(tmp_path)
+        processor.save_pretrained(tmp_path)
+        loaded = TransformersTokens(source=str(tmp_path)).eval()
+        pixels = processor(pictures(50, 70, 1)[0] / 2 + 0.5, do_rescale=False, do_normalize=False, return_tensors="pt")
+        image = pixels.pixel_values * 2 - 1
+        assert (loaded.input_geometry.crop or loaded.input_geometry.resize) == image.shape[-2:] == (40, 40)
+        assert loaded.normalisation == "processor"
+        expected = normalize(pixels.pixel_values, processor.image_mean, processor.image_std)
+        torch.testing.assert_close(loaded.normalise(image), expected, atol=1e-5, rtol=0)
+        extra = {"interpolate_pos_encoding": True} if FAMILIES[name].asked else {}
+        last = encoders[name].model(pixel_values=expected, **extra).last_hidden_state
+        torch.testing.assert_close(loaded(image), last, atol=1e-5, rtol=1e-5)
+
     def test_without_a_processor_it_says_how_pictures_are_taken(self, spoilt):
         (spoilt / "preprocessor_config.json").unlink()
         with (

@@ -114,7 +114,7 @@ class TokenEncoding(VisionBackbone):
                 ": its positions are not interpolated. Set image_size to that of the images where the model can be "
                 "adapted to it, or leave it out."
             )
-        if min(size[0] - facts.patch[0], size[1] - facts.patch[1]) < 0:
+        if size[0] < facts.patch[0] or size[1] < facts.patch[1]:
             raise ConfigurationError(
                 f"An image of {_pixels(size)} is smaller than a patch of {self._described[0].lower()}"
                 f"{self._described[1:]}, {_pixels(facts.patch)}."
