@@ -21,6 +21,17 @@ OwnWay = Callable[[Size | None], InputGeometry]
 # Pillow's codes, in which image processors state their filter.
 PIL_FILTERS: dict[int, ResizeFilter] = {1: "lanczos", 2: "bilinear", 3: "bicubic", 4: "box"}
 NAMED_FILTERS: tuple[ResizeFilter, ...] = ("bilinear", "bicubic", "lanczos", "box")
+# Image processors of transformers that resize and crop as their settings say, and do nothing else to a picture.
+PLAIN_PROCESSORS = (
+    "BitImageProcessor",
+    "BlipImageProcessor",
+    "ChineseCLIPImageProcessor",
+    "CLIPImageProcessor",
+    "DeiTImageProcessor",
+    "DINOv3ViTImageProcessor",
+    "SiglipImageProcessor",
+    "ViTImageProcessor",
+)
 OTHER_FITS = "Set fit to crop, stretch or whole, and image_size."
 
 
@@ -144,10 +155,13 @@ def read_image_processor(settings: Mapping[str, Any], family_class: str) -> Any:
         ConfigurationError: the settings are impossible.
     """
     import transformers
+    from transformers.image_processing_base import ImageProcessingMixin
 
     stated = str(settings.get("image_processor_type") or settings.get("feature_extractor_type") or family_class)
     name = stated.replace("FeatureExtractor", "ImageProcessor").removesuffix("Fast")
-    kind: Any = getattr(transformers, name, None) or getattr(transformers, family_class)
+    kind: Any = getattr(transformers, name, None)
+    if not (isinstance(kind, type) and issubclass(kind, ImageProcessingMixin)):
+        kind = getattr(transformers, family_class)
     try:
         return kind.from_dict(dict(settings))
     except Exception as error:  # transformers' checks raise errors of several libraries
@@ -161,6 +175,11 @@ def processor_geometry(processor: Any) -> InputGeometry:
         ConfigurationError: it pads, or resizes in a way that a geometry cannot say.
     """
     name = type(processor).__name__
+    if name not in PLAIN_PROCESSORS:
+        raise ConfigurationError(
+            f"The model's image processor is a {name}, whose ways layerscope does not know; it knows "
+            f"{', '.join(PLAIN_PROCESSORS)}. {OTHER_FITS}"
+        )
     if getattr(processor, "do_pad", None):
         raise ConfigurationError(
             f"The model's {name} pads pictures: its tokens would show the padding as if it were theirs. {OTHER_FITS}"
@@ -177,7 +196,7 @@ def processor_geometry(processor: Any) -> InputGeometry:
 
 def processor_filter(processor: Any) -> ResizeFilter:
     """The filter with which an image processor of transformers resizes; bilinear where it states none."""
-    code = processor.resample
+    code = getattr(processor, "resample", None)
     return "bilinear" if code is None else _known_filter(PIL_FILTERS.get(int(code)), code)
 
 

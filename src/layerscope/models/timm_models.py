@@ -45,8 +45,9 @@ def create_timm_model(
             f"model_kwargs sets {', '.join(sorted(taken))}, which layerscope sets itself: use {reserved}."
         )
     unreachable: str | None = None
+    on_hub = name.startswith(("hf-hub:", "hf_hub:"))
     try:
-        with unreachable_hub() if pretrained else contextlib.nullcontext() as unreachable:
+        with unreachable_hub() if pretrained or on_hub else contextlib.nullcontext() as unreachable:
             model: nn.Module = timm.create_model(name, pretrained=pretrained, num_classes=num_classes, **model_kwargs)
     except Exception as error:  # with the network involved, errors of several libraries
         reason = unreachable if unreachable is not None and is_not_cached(error) else first_line(error)
@@ -54,6 +55,11 @@ def create_timm_model(
             raise WeightsError(
                 f"timm's weights of {name} could not be had: {reason} Without network, download the model's "
                 "safetensors on another machine and give it as checkpoint, or do without pretrained."
+            ) from error
+        if on_hub and is_not_cached(error):
+            raise WeightsError(
+                f"timm could not fetch the configuration of {name}: {reason} Without network, give the model by timm's "
+                "own name, or as local-dir:PATH a folder with its config.json and weights, fetched on another machine."
             ) from error
         raise ConfigurationError(f"timm cannot build {name} with {dict(model_kwargs)}: {reason}") from error
     return model

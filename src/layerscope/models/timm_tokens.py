@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from layerscope.errors import ConfigurationError, LayerscopeError
 from layerscope.models.image_input import Size, as_size
 from layerscope.models.input_geometry import Fit, fitted, output_size, timm_filter, timm_geometry
-from layerscope.models.timm_backbone import TimmBackbone, adapted_input_size, patch_size
+from layerscope.models.timm_backbone import TimmBackbone, adapted_input_size
 from layerscope.models.token_encoding import PLAIN_ONLY, TokenEncoding, TokenFacts, check_tokens, token_counts
 from layerscope.types import InputGeometry
 
@@ -62,9 +62,9 @@ class TimmTokens(TokenEncoding, TimmBackbone):
                 ) from error
             raise
         _check_plain(self.model, name)
-        patch = patch_size(self.model)
-        assert patch is not None
         model: Any = self.model
+        # Not patch_size, which is that of the patches of a convolutional stem's map where the model has one.
+        patch = as_size(model.patch_embed.feat_ratio(as_scalar=False))
         any_size = bool(getattr(model, "dynamic_img_size", False))
         own_size = as_size(model.patch_embed.img_size)
         if any_size:

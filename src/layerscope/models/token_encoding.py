@@ -45,7 +45,7 @@ class TokenEncoding(VisionBackbone):
     def _set_tokens(self, facts: TokenFacts, geometry: InputGeometry) -> None:
         """To be called once the backbone is built; an error where the geometry gives what the model does not take."""
         self._facts, self._geometry = facts, geometry
-        self._input_size = InputSize(None if facts.any_size else facts.own_size, facts.patch)
+        self._input_size = InputSize()
         if (size := output_size(geometry)) is not None:
             self._check_size(size)
         elif not facts.any_size:
@@ -114,7 +114,7 @@ class TokenEncoding(VisionBackbone):
                 ": its positions are not interpolated. Set image_size to that of the images where the model can be "
                 "adapted to it, or leave it out."
             )
-        if min(size[0] - facts.patch[0], size[1] - facts.patch[1]) < 0:
+        if size[0] < facts.patch[0] or size[1] < facts.patch[1]:
             raise ConfigurationError(
                 f"An image of {_pixels(size)} is smaller than a patch of {self._described[0].lower()}"
                 f"{self._described[1:]}, {_pixels(facts.patch)}."

@@ -209,6 +209,12 @@ def _check_inputs(kind: Any, where: str) -> None:
         )
     inputs = [one for one in inspect.signature(kind.forward).parameters.values() if one.name != "self"]
     needed = {one.name for one in inputs if one.default is one.empty and one.kind is one.POSITIONAL_OR_KEYWORD}
+    if "pixel_attention_mask" in needed:
+        raise ConfigurationError(
+            f"{where} is a {name}, which takes the patches of a picture of any proportions as a padded sequence with a "
+            "mask (NaFlex), and not images. Give a checkpoint of fixed resolution, such as "
+            "google/siglip2-base-patch16-224."
+        )
     if needed - {"pixel_values"} or "pixel_values" not in {one.name for one in inputs}:
         raise ConfigurationError(
             f"{where} is a {name}, which does not take images alone: its inputs are "
