@@ -80,7 +80,9 @@ def test_paths_are_seen_from_the_working_directory(tmp_path: Path, monkeypatch: 
     touch(tmp_path, "a/1.png", "2.png")
     monkeypatch.chdir(tmp_path / "a")
     assert ids("1.png") == ids("*.png") == ids(".") == ["1"]
-    assert ids(["../*.png", "1.png", "../a/1.png"]) == ["2", "a/1"]
+    assert ids(["../*.png", "1.png", "../a/1.png"]) == ids("..") == ids([".", ".."]) == ["2", "a/1"]
+    with pytest.raises(DataError, match=r"names .*, which does not exist"):
+        ids("n" * 300 + ".png")
 
 
 def test_an_image_counts_once_however_it_is_reached(tmp_path: Path) -> None:

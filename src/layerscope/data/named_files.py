@@ -59,10 +59,11 @@ def find_named_files(entries: str | Path | Sequence[str | Path], option: str) ->
     one_by_one = True
     for entry in named:
         path = _absolute(Path(entry))
-        if path.is_file():
+        # Unlike pathlib's, these take what must not be looked at, or has too long a name, for missing.
+        if os.path.isfile(path):
             _check_suffix(path, option)
             files, root = [path], path.parent
-        elif path.is_dir():
+        elif os.path.isdir(path):
             files, root, one_by_one = _in_folder(path, option), path, False
         elif glob.has_magic(str(entry)):
             (files, root), one_by_one = _matching(path, str(entry), option), False
@@ -88,6 +89,8 @@ def common_folder(folders: Sequence[Path]) -> Path:
 
 def _absolute(path: Path) -> Path:
     # Behind a link, "link/.." is where the link leads and not where it lies.
+    if path.name == "..":
+        return Path(os.path.realpath(path))
     return Path(os.path.realpath(path.parent), path.name) if ".." in path.parts else Path(os.path.abspath(path))
 
 
@@ -102,9 +105,13 @@ def _check_suffix(path: Path, option: str) -> None:
 
 def _missing(path: Path, option: str) -> str:
     folder = path.parent
-    if not folder.is_dir():
+    try:
+        names = [name for name in os.listdir(folder) if not name.startswith(".")]
+    except FileNotFoundError:
         return f"{option} names {path}, but there is no folder {folder}. Correct the path."
-    near = did_you_mean(path.name, [name for name in os.listdir(folder) if not name.startswith(".")])
+    except OSError as error:
+        return f"{option} names {path}, but {folder} cannot be read ({error.strerror or error}). Correct the path."
+    near = did_you_mean(path.name, names)
     return f"{option} names {path}, which does not exist{near}. Correct the path."
 
 
