@@ -189,7 +189,10 @@ def draw_bar(page: Page, axes: Axes, scale: Scale, cmap: str) -> None:
     colours = ScalarMappable(scale.norm, matplotlib.colormaps[cmap])
     drawn = page.figure.colorbar(colours, cax=bar, extend=scale.extend, extendfrac=0.04)
     drawn.outline.set_linewidth(0.5)
-    ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(scale.low, scale.high))
+    most = int(np.clip(page.height * box.height / 0.22, 1, 5))  # no more than there is room for
+    ticks = np.asarray(
+        MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], min_n_ticks=min(3, most)).tick_values(scale.low, scale.high)
+    )
     slack = 1e-9 * (scale.high - scale.low)
     ticks = ticks[(ticks >= scale.low - slack) & (ticks <= scale.high + slack)]
     bar.set_yticks(ticks, _tick_texts(ticks), fontsize=SMALL * page.scale, color=BLACK)
