@@ -103,7 +103,8 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
             draw_outline(axes, mask, tokens.grid_size)
         elif name == "numbers":
             box, height = axes.get_position(), grid.row / page.height
-            axes.set_position((box.x0, box.y1 - height, box.width + (BAR - 0.15) / page.width, height))
+            width = ((page.width - 2 * EDGE) / grid.columns - 0.15) / page.width
+            axes.set_position((box.x0, box.y1 - height, width, height))
             page.name(axes, "in numbers", "")
             draw_numbers(page, axes, _numbers(tokens))
         else:
@@ -264,21 +265,19 @@ def _arranged(count: int, ratio: float, below: float, figsize: tuple[float, floa
         row = max(height, _LOWEST)
         full = HEAD + -(-count // columns) * (NAME + row + GAP) + below
         return _Grid(columns, width, height, row, Page.of(WIDTH, full))
-    best: tuple[float, int, float, float, float] | None = None
-    least = fitted(_SMALLEST, _SMALLEST, ratio)
-    for columns in range(1, count + 1):
+    least = max(fitted(_SMALLEST, _SMALLEST, ratio)[1], _LOWEST)
+
+    def in_columns(columns: int) -> _Grid:
         rows = -(-count // columns)
-        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2)
-        scale = min(1.0, figsize[0] / needed)
-        scale = min(scale, figsize[1] / (HEAD + rows * (NAME + max(least[1], _LOWEST) + GAP) + below))
-        room = (figsize[0] / scale - 2 * EDGE) / columns - BAR
-        tall = (figsize[1] / scale - HEAD - below) / rows - NAME - GAP
-        width, height = fitted(room, tall, ratio)
-        if best is None or width * scale > best[0]:
-            best = width * scale, columns, width, height, scale
-    assert best is not None  # count is at least one
-    _, columns, width, height, scale = best
-    return _Grid(columns, width, height, max(height, _LOWEST), Page.of(figsize[0] / scale, figsize[1] / scale, scale))
+        wide, tall = figsize
+        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2)  # the notes at the foot need 6 inches
+        scale = min(1.0, wide / needed, tall / (HEAD + rows * (NAME + least + GAP) + below))
+        page = Page.of(wide / scale, tall / scale, scale)
+        room = (page.height - HEAD - below) / rows - NAME - GAP
+        width, height = fitted((page.width - 2 * EDGE) / columns - BAR, room, ratio)
+        return _Grid(columns, width, height, max(height, _LOWEST), page)
+
+    return max(map(in_columns, range(1, count + 1)), key=lambda grid: grid.width * grid.page.scale)
 
 
 def _map_panel(page: Page, axes: Axes, tokens: ImageTokens, name: str, style: TokenPictures, mask: Mask | None) -> None:
