@@ -231,9 +231,11 @@ def draw_picture(
     patch_axes(axes, grid)
     axes.imshow(picture, extent=(0, columns, rows, 0), aspect="auto")
     patch_axes(axes, grid)
-    if lines and _patch_points(page, axes, grid) >= _FINEST:
-        # Light on dark, so that the lines show on any ground.
-        for colour, width in (((0, 0, 0, 0.25), 0.8), ((1, 1, 1, 0.6), 0.35)):
+    points = _patch_points(page, axes, grid)
+    if lines and points >= _FINEST:
+        # Light on dark, so that the lines show on any ground; fainter where there are many.
+        strength = min(1.0, points / 8)
+        for colour, width in (((0, 0, 0, 0.25 * strength), 0.8), ((1, 1, 1, 0.6 * strength), 0.35)):
             axes.vlines(np.arange(1, columns), 0, rows, colors=[colour], linewidth=width)
             axes.hlines(np.arange(1, rows), 0, columns, colors=[colour], linewidth=width)
     for row, column in np.argwhere(marked) if marked is not None else ():
