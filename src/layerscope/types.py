@@ -219,13 +219,16 @@ class InputGeometry:
 
     resize: what the whole picture is resized to; a single number is the shorter side, the proportions being kept; None
         leaves its size. step: with kept proportions, both sides become the nearest multiple of this, at least one.
-    crop: size of the central part that is kept after resizing; None keeps all.
+    crop: size of the central part that is kept after resizing; None keeps all. crop_rounding: where an odd number of
+        pixels is cut off, half of it is rounded ``down``, as in transformers, or to the ``even`` number, as in
+        torchvision and timm.
     resize_filter: antialiased.
     smallest: pictures with fewer pixels along a side are refused: a patch of the model.
     """
 
     resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
+    crop_rounding: Literal["down", "even"] = "down"
     step: tuple[int, int] = (1, 1)
     resize_filter: ResizeFilter = "bicubic"
     smallest: tuple[int, int] = (1, 1)

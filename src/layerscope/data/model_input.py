@@ -59,11 +59,7 @@ def _check_smallest(size: Size, geometry: InputGeometry, name: str) -> None:
 
 
 def _crop_box(size: Size, resized: Size, geometry: InputGeometry, name: str) -> tuple[int, int, int, int]:
-    """Top, left, height and width of the central part that is kept.
-
-    Half a pixel is rounded down, as in transformers (torchvision and timm round it to the even number, which is one
-    pixel further where the sides differ by 3, 7, 11, ...).
-    """
+    """Top, left, height and width of the central part that is kept."""
     height, width = geometry.crop or resized
     if height > resized[0] or width > resized[1]:
         became = "" if resized == size else f", resized to {_told(resized)},"
@@ -71,7 +67,9 @@ def _crop_box(size: Size, resized: Size, geometry: InputGeometry, name: str) -> 
             f"{name} has {_told(size)} pixels{became} and the model's crop of {_told((height, width))} is larger than "
             "that. Choose a resize that is at least as large as the crop, a smaller crop, or a larger picture."
         )
-    return (resized[0] - height) // 2, (resized[1] - width) // 2, height, width
+    # Python's round gives the even number for a half.
+    halved = round if geometry.crop_rounding == "even" else int
+    return halved((resized[0] - height) / 2), halved((resized[1] - width) / 2), height, width
 
 
 def _cut(pixels: NDArray[Scalar], top: int, left: int, height: int, width: int) -> NDArray[Scalar]:

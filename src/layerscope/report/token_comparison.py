@@ -13,9 +13,9 @@ from layerscope.artifacts.token_maps import NEIGHBOURS, ImageTokens
 from layerscope.errors import ConfigurationError
 from layerscope.report.figure_style import SMALL, figure_bytes, short_name
 from layerscope.report.heat_maps import Mask
-from layerscope.report.image_curves import CURVES, curve_panels, draw_curves, layer_words
 from layerscope.report.pictures import Picture, signed_difference, signed_difference_scale
 from layerscope.report.sentences import MINUS
+from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves, layer_words
 from layerscope.report.token_panels import (
     BAR,
     DIFFERENCES,

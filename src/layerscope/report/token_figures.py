@@ -14,9 +14,9 @@ from layerscope.artifacts.token_maps import ImageTokens
 from layerscope.report.figure_style import SMALL, WIDTH, figure_bytes, short_name
 from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
-from layerscope.report.image_curves import CURVES, curve_panels, draw_curves, layer_tails, layer_words
 from layerscope.report.pictures import Picture
 from layerscope.report.sentences import short, significant
+from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves, layer_tails, layer_words
 from layerscope.report.token_panels import (
     BAR,
     EDGE,
@@ -48,11 +48,14 @@ from layerscope.report.token_style import TokenPictures
 _FIRST = ("horizontal_right", "vertical_down", "cls_similarity")
 """Maps whose panel is there even if the map is not: it says why."""
 
+_ELSEWHERE = ("norm_max", "high_norm_share")
+"""Figures that stand among the numbers in other words."""
+
 _COVER = 0.5
 """How much of the greyed image a map's colours cover."""
 
-_TALLEST, _SMALLEST = 2.7, 1.5
-"""Inches of a map's longer side: at most, and before everything gets smaller in a small figure."""
+_TALLEST, _SMALLEST, _LOWEST = 2.7, 1.5, 0.7
+"""Inches of a map's longer side: at most, and before everything gets smaller in a small figure; of a row at least."""
 
 _SPREAD = "Mean ± standard deviation over places."
 
@@ -61,9 +64,12 @@ _OVERLAY = 512
 
 
 class _Grid(NamedTuple):
+    """columns of cells; width and height of a panel, and height of a row of panels, in inches of the page."""
+
     columns: int
     width: float
     height: float
+    row: float
     page: Page
 
 
@@ -89,15 +95,16 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
     for place, name in enumerate(("picture", *names, "numbers")):
         row, column = divmod(place, grid.columns)
         left = EDGE + column * (page.width - 2 * EDGE) / grid.columns
-        axes = page.axes(left, HEAD + row * (NAME + grid.height + GAP) + NAME, grid.width, grid.height)
+        axes = page.axes(left, HEAD + row * (NAME + grid.row + GAP) + NAME, grid.width, grid.height)
         if name == "picture":
             rows, columns = tokens.grid_size
             page.name(axes, "what the model saw", f"{rows} × {columns} patches of {_patch_size(picture, tokens)} px")
             draw_picture(page, axes, picture, tokens.grid_size, marked=high)
             draw_outline(axes, mask, tokens.grid_size)
         elif name == "numbers":
-            box = axes.get_position()
-            axes.set_position((box.x0, box.y0, box.width + (BAR - 0.15) / page.width, box.height))
+            box, height = axes.get_position(), grid.row / page.height
+            width = ((page.width - 2 * EDGE) / grid.columns - 0.15) / page.width
+            axes.set_position((box.x0, box.y1 - height, width, height))
             page.name(axes, "in numbers", "")
             draw_numbers(page, axes, _numbers(tokens))
         else:
@@ -255,23 +262,22 @@ def _arranged(count: int, ratio: float, below: float, figsize: tuple[float, floa
     if figsize is None:
         columns = 2 if ratio < 0.4 else 3
         width, height = fitted((WIDTH - 2 * EDGE) / columns - BAR, _TALLEST, ratio)
-        full = HEAD + -(-count // columns) * (NAME + height + GAP) + below
-        return _Grid(columns, width, height, Page.of(WIDTH, full))
-    best: tuple[float, int, float, float, float] | None = None
-    least = fitted(_SMALLEST, _SMALLEST, ratio)
-    for columns in range(1, count + 1):
+        row = max(height, _LOWEST)
+        full = HEAD + -(-count // columns) * (NAME + row + GAP) + below
+        return _Grid(columns, width, height, row, Page.of(WIDTH, full))
+    least = max(fitted(_SMALLEST, _SMALLEST, ratio)[1], _LOWEST)
+
+    def in_columns(columns: int) -> _Grid:
         rows = -(-count // columns)
-        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2)
-        scale = min(1.0, figsize[0] / needed)
-        scale = min(scale, figsize[1] / (HEAD + rows * (NAME + least[1] + GAP) + below))
-        room = (figsize[0] / scale - 2 * EDGE) / columns - BAR
-        tall = (figsize[1] / scale - HEAD - below) / rows - NAME - GAP
-        width, height = fitted(room, tall, ratio)
-        if best is None or width * scale > best[0]:
-            best = width * scale, columns, width, height, scale
-    assert best is not None  # count is at least one
-    _, columns, width, height, scale = best
-    return _Grid(columns, width, height, Page.of(figsize[0] / scale, figsize[1] / scale, scale))
+        wide, tall = figsize
+        needed = max(columns * (_SMALLEST + BAR) + 2 * EDGE, 6.2)  # the notes at the foot need 6 inches
+        scale = min(1.0, wide / needed, tall / (HEAD + rows * (NAME + least + GAP) + below))
+        page = Page.of(wide / scale, tall / scale, scale)
+        room = (page.height - HEAD - below) / rows - NAME - GAP
+        width, height = fitted((page.width - 2 * EDGE) / columns - BAR, room, ratio)
+        return _Grid(columns, width, height, max(height, _LOWEST), page)
+
+    return max(map(in_columns, range(1, count + 1)), key=lambda grid: grid.width * grid.page.scale)
 
 
 def _map_panel(page: Page, axes: Axes, tokens: ImageTokens, name: str, style: TokenPictures, mask: Mask | None) -> None:
@@ -311,7 +317,8 @@ def _numbers(tokens: ImageTokens) -> list[tuple[str, str]]:
         rows.append(
             (f"norm of {label}" + f" ({len(norms)}, mean)" * (len(norms) > 1), significant(float(np.mean(norms))))
         )
-    for name, values in tokens.figures.items():
+    figures = {name: values for name, values in tokens.figures.items() if name not in _ELSEWHERE}
+    for name, values in sorted(figures.items(), key=lambda item: not np.isfinite(item[1][-1])):
         value = float(values[-1])
         text = short(value, 3) if abs(value) < 1 else significant(value)
         rows.append((short_name(name.replace("_", " "), 28), text))

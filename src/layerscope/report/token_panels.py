@@ -189,7 +189,10 @@ def draw_bar(page: Page, axes: Axes, scale: Scale, cmap: str) -> None:
     colours = ScalarMappable(scale.norm, matplotlib.colormaps[cmap])
     drawn = page.figure.colorbar(colours, cax=bar, extend=scale.extend, extendfrac=0.04)
     drawn.outline.set_linewidth(0.5)
-    ticks = np.asarray(MaxNLocator(5, steps=[1, 2, 2.5, 5, 10], min_n_ticks=3).tick_values(scale.low, scale.high))
+    most = int(np.clip(page.height * box.height / 0.22, 1, 5))  # no more than there is room for
+    ticks = np.asarray(
+        MaxNLocator(most, steps=[1, 2, 2.5, 5, 10], min_n_ticks=min(3, most)).tick_values(scale.low, scale.high)
+    )
     slack = 1e-9 * (scale.high - scale.low)
     ticks = ticks[(ticks >= scale.low - slack) & (ticks <= scale.high + slack)]
     bar.set_yticks(ticks, _tick_texts(ticks), fontsize=SMALL * page.scale, color=BLACK)
@@ -228,9 +231,11 @@ def draw_picture(
     patch_axes(axes, grid)
     axes.imshow(picture, extent=(0, columns, rows, 0), aspect="auto")
     patch_axes(axes, grid)
-    if lines and _patch_points(page, axes, grid) >= _FINEST:
-        # Light on dark, so that the lines show on any ground.
-        for colour, width in (((0, 0, 0, 0.25), 0.8), ((1, 1, 1, 0.6), 0.35)):
+    points = _patch_points(page, axes, grid)
+    if lines and points >= _FINEST:
+        # Light on dark, so that the lines show on any ground; fainter where there are many.
+        strength = min(1.0, points / 8)
+        for colour, width in (((0, 0, 0, 0.25 * strength), 0.8), ((1, 1, 1, 0.6 * strength), 0.35)):
             axes.vlines(np.arange(1, columns), 0, rows, colors=[colour], linewidth=width)
             axes.hlines(np.arange(1, rows), 0, columns, colors=[colour], linewidth=width)
     for row, column in np.argwhere(marked) if marked is not None else ():

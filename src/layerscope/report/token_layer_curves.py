@@ -98,7 +98,7 @@ def draw_curves(
         axes = page.axes(EDGE + place * width + _LEFT, top + _TOP, width - _LEFT - 0.12, CURVES - _TOP - _BELOW - 0.1)
         for second, (one, depth) in enumerate(zip(panels, depths)):
             for curve in one.get(title, []):
-                _draw(axes, curve, depth, second > 0, len(panels) == 1 and len(one[title]) < 3)
+                _draw(page, axes, curve, depth, second > 0, len(panels) == 1 and len(one[title]) < 3)
         names = list(dict.fromkeys(curve.name for one in panels for curve in one.get(title, [])))
         _finish(page, axes, f"{title}: {names[0]}" if len(names) == 1 and names[0] != title else title, axis)
         if title == "token norm" and _decades(axes) > 20:
@@ -116,8 +116,8 @@ def draw_curves(
             )
 
 
-def _draw(axes: Axes, curve: Curve, depth: NDArray, second: bool, with_band: bool) -> None:
-    look = {"markersize": 3.2, "linewidth": 1.2, "marker": "o", "color": curve.colour}
+def _draw(page: Page, axes: Axes, curve: Curve, depth: NDArray, second: bool, with_band: bool) -> None:
+    look = {"markersize": 3.2 * page.scale, "linewidth": 1.2 * page.scale, "marker": "o", "color": curve.colour}
     if second:
         axes.plot(depth, curve.values, linestyle=(0, (3, 2)), markerfacecolor="white", **look)  # type: ignore[arg-type]
         return
