@@ -319,7 +319,8 @@ class TokenView:
 
     name: ``image``; what it is compared with: ``other``, ``reconstruction``, ``other_model``, or a control's name.
     model: its source. cls_source: what ``cls_similarity`` compares patches with, ``cls``, ``pooled`` or "" without one.
-    image: (B, 3, H, W) in [-1, 1]. layout: of its tokens. layers: name to what was measured, in order.
+    image: (B, 3, H, W) in [-1, 1], the part that its patches cover. layout: of its tokens. layers: name to what was
+        measured, in order.
     """
 
     name: str

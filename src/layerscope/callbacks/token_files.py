@@ -59,7 +59,8 @@ def _files(
     if int(output.index[place]) >= pictures.limit:
         return
     seen = [picture_of(view, place) for view in output.views]
-    mask = output.mask[place].cpu().numpy() if bool(output.has_mask[place]) else None
+    height, width = seen[0].shape[:2]
+    mask = output.mask[place, :height, :width].cpu().numpy() if bool(output.has_mask[place]) else None
     yield from token_files(seen[0], views[0], pictures, mask)
     for picture, tokens in zip(seen[1:], views[1:]):
         if tokens.view in CONTROLS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
@@ -124,7 +125,9 @@ class TokenReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis))
-        print("\n" + "\n".join(token_sentences(analysis, self._table.prefix)) + f"\n\n{token_table(analysis)}")
+        for sentence in ["", *token_sentences(analysis, self._table.prefix), ""]:
+            print(textwrap.fill(sentence, width=100))
+        print(token_table(analysis))
         print(f"\nResults: {folder.directory.path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -244,8 +244,11 @@ class TokenSimilarity(LightningModule):
         """One pass of all versions through one model."""
         encoder = self._as_tokens(module)
         images = joined(list(versions.values()))
-        size = (int(images.shape[-2]), int(images.shape[-1]))
-        layout = encoder.token_layout(size)
+        height, width = (int(side) for side in images.shape[-2:])
+        layout = encoder.token_layout((height, width))
+        # The rest of a picture that is no multiple of the patch (SigLIP's 384 by patches of 14) is seen by no token.
+        rows, columns = height // layout.rows * layout.rows, width // layout.columns * layout.columns
+        mask, shown = mask[:, :rows, :columns], _cut(shown, rows / height, columns / width)
         places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
         self._check_seed(layout)
 
@@ -263,7 +266,7 @@ class TokenSimilarity(LightningModule):
                 name,
                 str(getattr(module, "source_name", type(module).__name__)),
                 self.cls_source(module),
-                image,
+                image[..., :rows, :columns],
                 layout,
                 {layer: parts[place] for layer, parts in found.items()},
             )
@@ -325,7 +328,7 @@ class TokenSimilarity(LightningModule):
 
     def _check_questions(self, encoder: TokenEncoder) -> None:
         name = type(encoder).__name__
-        if self.pooled and self.cls_source(encoder) == "pooled" and not isinstance(encoder, PooledTokens):  # type: ignore[arg-type]
+        if self.pooled and self.cls_source(encoder) == "pooled" and not _pools(encoder):  # type: ignore[arg-type]
             raise ConfigurationError(
                 f"pooled is set, and the {name} has no pooled token (layerscope.protocols.PooledTokens). Leave pooled "
                 "out: the maps of neighbours and norms need neither."
@@ -419,6 +422,12 @@ def _check_box(shown: Tensor, ids: Sequence[str], box: Tensor) -> None:
         )
 
 
+def _cut(shown: Tensor, down: float, across: float) -> Tensor:
+    """The upper and left share of the part that is shown, (B, 4) left, top, right, bottom."""
+    left, top, right, bottom = shown.unbind(dim=1)
+    return torch.stack([left, top, left + (right - left) * across, top + (bottom - top) * down], dim=1)
+
+
 def _check_finite(found: Mapping[str, Sequence[LayerTokens]], ids: Sequence[str], views: Sequence[str]) -> None:
     """One transfer from the device for all layers: a token with NaN or infinity has such a norm."""
     norms = [[part.maps["norms"].flatten(1) for part in parts] for parts in found.values()]
@@ -450,6 +459,11 @@ def _as_autoencoder(module: nn.Module | None) -> Any:
             f"autoencoder is a {type(module).__name__}, which is none (layerscope.protocols.Autoencoder)."
         )
     return module
+
+
+def _pools(encoder: nn.Module) -> bool:
+    """An adapter of many models has the method for all of them, and says by ``pooled_by`` which can."""
+    return isinstance(encoder, PooledTokens) and getattr(encoder, "pooled_by", "its own way") is not None
 
 
 def _frozen(module: nn.Module) -> nn.Module:
