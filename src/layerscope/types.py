@@ -228,10 +228,10 @@ class InputGeometry:
 
     resize: int | tuple[int, int] | None = None
     crop: tuple[int, int] | None = None
-    crop_rounding: Literal["down", "even"] = "down"
     step: tuple[int, int] = (1, 1)
     resize_filter: ResizeFilter = "bicubic"
     smallest: tuple[int, int] = (1, 1)
+    crop_rounding: Literal["down", "even"] = "down"
 
     def resized(self, picture: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of a picture of (H, W) pixels after resizing; the longer side is rounded down, as torchvision does.
@@ -245,8 +245,8 @@ class InputGeometry:
         if self.resize is not None:
             short = min(picture)
             height, width = (self.resize * side // short for side in picture)
-        rows, columns = self.step
-        return max(1, (height + rows // 2) // rows) * rows, max(1, (width + columns // 2) // columns) * columns
+        tall, wide = (max(1, (2 * side + step) // (2 * step)) * step for side, step in zip((height, width), self.step))
+        return tall, wide
 
     def size_of(self, picture: tuple[int, int]) -> tuple[int, int]:
         """(H, W) of what the model sees of a picture of (H, W) pixels."""

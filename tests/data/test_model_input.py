@@ -12,7 +12,7 @@ from skimage.data import chelsea
 from transformers import CLIPImageProcessor, SiglipImageProcessor
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from layerscope.data.model_input import fit_geometry, fit_mask_geometry, resized_size
+from layerscope.data.model_input import fit_geometry, fit_mask_geometry
 from layerscope.errors import DataError
 from layerscope.types import InputGeometry
 
@@ -65,13 +65,14 @@ def test_siglip_sees_what_its_processor_makes(size: tuple[int, int]) -> None:
     assert np.abs(pixels - processed(processor, CAT)).max() <= ROUNDING
 
 
-@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
-def test_a_timm_model_sees_what_timm_makes(interpolation: Any) -> None:
+@pytest.mark.parametrize(("interpolation", "side"), [("bicubic", 112), ("bilinear", 112), ("bicubic", 111)])
+def test_a_timm_model_sees_what_timm_makes(interpolation: Any, side: int) -> None:
+    """With a side of 111, half of the 75 pixels that are cut off is rounded up."""
     transform = timm.data.create_transform(
-        (3, 112, 112), interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=0.9, crop_mode="center"
+        (3, side, side), interpolation=interpolation, mean=(0, 0, 0), std=(1, 1, 1), crop_pct=side / 124.5
     )
     theirs: torch.Tensor = transform(Image.fromarray(CAT))  # type: ignore[operator, assignment]
-    pixels = seen(CAT, InputGeometry(resize=124, crop=(112, 112), resize_filter=interpolation))
+    pixels = seen(CAT, InputGeometry(124, (side, side), resize_filter=interpolation, crop_rounding="even"))
     assert np.abs(pixels - theirs.permute(1, 2, 0).numpy()).max() <= ROUNDING
 
 
@@ -98,7 +99,7 @@ def test_without_resizing_or_cropping_nothing_changes() -> None:
 def test_sizes_are_kept_in_proportion_and_become_multiples_of_the_step(
     size: tuple[int, int], geometry: InputGeometry, expected: tuple[int, int]
 ) -> None:
-    assert resized_size(size, geometry) == expected
+    assert geometry.resized(size) == expected
     pixels, _ = fit_geometry(np.zeros((*size, 3), np.float32), geometry)
     assert pixels.shape == (*expected, 3)
 
@@ -133,7 +134,7 @@ def test_a_mask_is_placed_as_its_picture_is(geometry: InputGeometry) -> None:
     mask = np.zeros((32, 80), bool)
     mask[9:21, 30:52] = True
     fitted = fit_mask_geometry(mask, geometry)
-    rows, columns = resized_size((32, 80), geometry)
+    rows, columns = geometry.resized((32, 80))
     share = np.kron(mask, np.ones((rows, columns))).reshape(rows, 32, columns, 80).mean(axis=(1, 3))
     expected = share >= 0.5 - 1e-9
     top, left = ((full - kept) // 2 for full, kept in zip(expected.shape, fitted.shape))

@@ -218,9 +218,11 @@ def timm_geometry(stated: Mapping[str, Any], size: Size) -> InputGeometry:
     resize_filter = timm_filter(stated)
     match stated["crop_mode"]:
         case "center":
-            return InputGeometry(max(resize), size, "even", resize_filter=resize_filter)
+            return InputGeometry(max(resize), size, resize_filter=resize_filter, crop_rounding="even")
         case "squash":
-            return InputGeometry(resize, None if resize == size else size, "even", resize_filter=resize_filter)
+            return InputGeometry(
+                resize, None if resize == size else size, resize_filter=resize_filter, crop_rounding="even"
+            )
         case mode:
             raise ConfigurationError(
                 f"timm's data configuration of the model has the crop_mode {mode!r}, which pads pictures: its tokens "
