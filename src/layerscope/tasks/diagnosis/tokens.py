@@ -127,7 +127,7 @@ class TokenSimilarity(LightningModule):
                 "leave controls out."
             )
         self.controls = controls_by_name(controls or [])
-        self._text: dict[int, Tensor] = {}
+        self._text: dict[str, Tensor] = {}
         # Wrong layers and questions are told before any image is read.
         for one in self._encoders():
             chosen_layers(one, layers)
@@ -292,10 +292,7 @@ class TokenSimilarity(LightningModule):
         text = None
         if self.text is not None:
             assert isinstance(module, TextAligned)
-            key = id(module)
-            if key not in self._text:
-                self._text[key] = module.embed_text(self.text)
-            text = (module.project(normed), self._text[key].to(normed.device))
+            text = (module.project(normed), self._text[self._role(module)].to(normed.device))
         return chosen, TokenReferences(names, text)
 
     def _box(self, shown: Tensor, ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
@@ -322,6 +319,9 @@ class TokenSimilarity(LightningModule):
         modules = [self.encoder, *([] if self.other_encoder is None else [self.other_encoder])]
         return [self._as_tokens(module) for module in modules]
 
+    def _role(self, encoder: Any) -> str:
+        return "encoder" if encoder is self.encoder else "other_encoder"
+
     @staticmethod
     def _as_tokens(module: nn.Module) -> Any:
         return module
@@ -338,6 +338,9 @@ class TokenSimilarity(LightningModule):
                 f"text is set, and the {name} has no text encoder that its tokens could be compared with "
                 "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
             )
+        if self.text is not None:
+            # An adapter of many models has the method for all of them, and tells here which have no text tower.
+            self._text[self._role(encoder)] = encoder.embed_text(self.text)
 
     def _check_seed(self, layout: TokenLayout) -> None:
         if self.questions.seed is None:
