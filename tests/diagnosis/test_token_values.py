@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from token_families import FAMILIES, token_encoder
@@ -26,7 +27,7 @@ def batch_of(image: Tensor, other: Tensor | None = None, mask: Tensor | None = N
         other_shown=None,
         mask=torch.zeros(images, height, width, dtype=torch.bool) if mask is None else mask,
         has_mask=torch.full((images,), mask is not None),
-        shown=torch.tensor([[0.0, 0.0, width, height]] * images, dtype=torch.float64),
+        shown=np.array([[0.0, 0.0, width, height]] * images),
         id=[f"image {number}" for number in range(images)],
         index=torch.arange(images),
         skipped=[],

@@ -6,9 +6,11 @@ import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from layerscope.errors import ConfigurationError, NumericalError, listed
@@ -238,7 +240,7 @@ class TokenSimilarity(LightningModule):
         versions: Mapping[str, Tensor],
         mask: Tensor,
         has_mask: Tensor | None,
-        shown: Tensor,
+        shown: NDArray[np.float64],
         ids: Sequence[str],
     ) -> list[TokenView]:
         """One pass of all versions through one model."""
@@ -248,8 +250,8 @@ class TokenSimilarity(LightningModule):
         layout = encoder.token_layout((height, width))
         # The rest of a picture that is no multiple of the patch (SigLIP's 384 by patches of 14) is seen by no token.
         rows, columns = height // layout.rows * layout.rows, width // layout.columns * layout.columns
-        mask, shown = mask[:, :rows, :columns], _cut(shown, rows / height, columns / width)
-        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
+        mask, part = mask[:, :rows, :columns], _cut(torch.as_tensor(shown), rows / height, columns / width)
+        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(part, ids, layout))
         self._check_seed(layout)
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
@@ -299,7 +301,7 @@ class TokenSimilarity(LightningModule):
         """The patches of the box, bool (B, R, C)."""
         if self.box is None:
             return None
-        box, shown = torch.tensor(self.box, dtype=torch.float64), shown.cpu()
+        box = torch.tensor(self.box, dtype=torch.float64)
         _check_box(shown, ids, box)
         return patches_in_box(shown, box, layout.rows, layout.columns).to(self.device)
 
@@ -333,14 +335,15 @@ class TokenSimilarity(LightningModule):
                 f"pooled is set, and the {name} has no pooled token (layerscope.protocols.PooledTokens). Leave pooled "
                 "out: the maps of neighbours and norms need neither."
             )
-        if self.text is not None and not isinstance(encoder, TextAligned):
+        if self.text is None:
+            return
+        if not isinstance(encoder, TextAligned):
             raise ConfigurationError(
                 f"text is set, and the {name} has no text encoder that its tokens could be compared with "
                 "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
             )
-        if self.text is not None:
-            # An adapter of many models has the method for all of them, and tells here which have no text tower.
-            self._text[self._role(encoder)] = encoder.embed_text(self.text)
+        # An adapter of many models has the method for all of them, and tells here which have no text tower.
+        self._text[self._role(encoder)] = encoder.embed_text(self.text)
 
     def _check_seed(self, layout: TokenLayout) -> None:
         if self.questions.seed is None:
