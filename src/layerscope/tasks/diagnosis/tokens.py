@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerscope.errors import ConfigurationError, NumericalError, listed
+from layerscope.errors import ConfigurationError, LayerscopeError, NumericalError, listed
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.token_regions import box_seen, patches_in_box
 from layerscope.functional.token_similarity import check_metric
@@ -189,7 +190,8 @@ class TokenSimilarity(LightningModule):
     def test_step(  # type: ignore[override]
         self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> TokenOutput:
-        views = self.measure(batch) if batch["id"] else []
+        with _memory_explained(batch):
+            views = self.measure(batch) if batch["id"] else []
         return TokenOutput(
             batch["id"],
             batch["index"],
@@ -354,6 +356,21 @@ class TokenSimilarity(LightningModule):
                 f"seed_patch is [{row}, {column}], and the encoder sees {layout.rows} rows and {layout.columns} "
                 "columns of patches, counted from 0."
             )
+
+
+@contextmanager
+def _memory_explained(batch: TokenBatch) -> Iterator[None]:
+    """A device out of memory is told with its remedies."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        images, height, width = len(batch["id"]), *batch["image"].shape[-2:]
+        raise LayerscopeError(
+            f"The device ran out of memory on {images} image{'s' * (images > 1)} of {width} × {height} pixels. Lower "
+            + "data.init_args.batch_size, or " * (images > 1)
+            + "the encoder's image_size; halve the activations with --trainer.precision=bf16-mixed; or run on the CPU "
+            f"(--trainer.accelerator=cpu). The device said: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def chosen_layers(encoder: TokenEncoder, layers: int | str | Sequence[int | str]) -> list[str]:
