@@ -252,9 +252,12 @@ class TokenSimilarity(LightningModule):
         places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
         self._check_seed(layout)
 
+        # Before the forward, so that an encoder without texts says so by itself.
+        text = self._embedded(module)
+
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
             _check_tokens(tokens, layout, len(images))
-            tokens, references = self._references(module, tokens, layout)
+            tokens, references = self._references(module, tokens, layout, text)
             return measure_tokens(tokens, layout, self.questions, places, references, len(versions))
 
         with Probe(encoder.layer_root, reduce, chosen_layers(encoder, self.layers)) as probe:
@@ -273,12 +276,14 @@ class TokenSimilarity(LightningModule):
             for place, (name, image) in enumerate(versions.items())
         ]
 
-    def _references(self, module: nn.Module, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
+    def _references(
+        self, module: nn.Module, tokens: Tensor, layout: TokenLayout, text: Tensor | None
+    ) -> tuple[Tensor, TokenReferences]:
         """The tokens as they are to be compared, and what patches are compared with."""
         encoder = self._as_tokens(module)
         source = self.cls_source(module)
         normed = tokens
-        if self.norm == "after" or source == "pooled" or self.text is not None:
+        if self.norm == "after" or source == "pooled" or text is not None:
             # Under autocast a block may give another precision than that of the weights.
             parameter = next(module.parameters(), tokens)
             normed = encoder.final_norm(tokens.to(parameter.dtype))
@@ -289,14 +294,20 @@ class TokenSimilarity(LightningModule):
         elif source == "pooled":
             assert isinstance(module, PooledTokens)
             names["cls_similarity"] = module.pool(normed)
-        text = None
-        if self.text is not None:
+        projected = None
+        if text is not None:
             assert isinstance(module, TextAligned)
-            key = id(module)
-            if key not in self._text:
-                self._text[key] = module.embed_text(self.text)
-            text = (module.project(normed), self._text[key].to(normed.device))
-        return chosen, TokenReferences(names, text)
+            projected = (module.project(normed), text)
+        return chosen, TokenReferences(names, projected)
+
+    def _embedded(self, module: nn.Module) -> Tensor | None:
+        """The text in the space of a model's projections, computed once."""
+        if self.text is None:
+            return None
+        assert isinstance(module, TextAligned)
+        if id(module) not in self._text:
+            self._text[id(module)] = module.embed_text(self.text)
+        return self._text[id(module)].to(self.device)
 
     def _box(self, shown: Tensor, ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
         """The patches of the box, bool (B, R, C)."""
