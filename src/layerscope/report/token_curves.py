@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -38,6 +37,7 @@ from layerscope.report.figure_style import (
     short_name,
 )
 from layerscope.report.sentences import control_in_words, short
+from layerscope.report.token_layers import numbered_layers
 from layerscope.report.token_statistics import CHANGE, TokenAnalysis, ViewStatistics
 
 FloatArray = NDArray[np.float64]
@@ -216,35 +216,10 @@ def _layer_axis(analysis: TokenAnalysis, axes: Axes, by_depth: bool) -> None:
         half = (len(analysis.views) - 1) / 2 + 0.7
         axes.set_xlim(-half, half)
         return
-    stem, ticks = _numbered(layers)
+    stem, ticks = numbered_layers(layers)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel(plain_text(short_name(stem, 30)))
     axes.set_xlim(-0.04 * (len(layers) - 1), 1.04 * (len(layers) - 1))
-
-
-def _numbered(layers: Sequence[str], most: int = 6) -> tuple[str, dict[int, str]]:
-    """What the axis of the layers is called, and which rows are marked how: by the numbers in their names, if any.
-
-    >>> _numbered(["embeddings", "encoder.layers.0", "encoder.layers.1"])
-    ('layer of encoder.layers', {1: '0', 2: '1'})
-    >>> _numbered(["conv1", "head"])
-    ('layer, in order of computation', {0: '1', 1: '2'})
-    """
-    found = [re.fullmatch(r"(.+?)\.(\d+)", name) for name in layers]
-    stems = {match[1] for match in found if match}
-    if len(stems) == 1 and sum(match is not None for match in found) > len(layers) / 2:
-        names = {row: match[2] for row, match in enumerate(found) if match}
-        called = f"layer of {next(iter(stems))}"
-    else:
-        names = {row: str(row + 1) for row in range(len(layers))}
-        called = "layer, in order of computation"
-    rows = list(names)
-    # From the last one back: what is said of the model is mostly said of its last layer.
-    step = math.ceil(len(rows) / most)
-    kept = sorted(rows[::-step])
-    if kept[0] - rows[0] > step / 2:
-        kept.insert(0, rows[0])
-    return called, {row: names[row] for row in kept}
 
 
 def _norm_axis(axes: Axes, panel: _Panel) -> None:
