@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,7 +19,7 @@ def batch_of(image: Tensor, other: Tensor | None = None, mask: Tensor | None = N
         other_shown=None,
         mask=torch.zeros(images, height, width, dtype=torch.bool) if mask is None else mask,
         has_mask=torch.full((images,), mask is not None),
-        shown=torch.tensor([[0.0, 0.0, width, height]] * images, dtype=torch.float64),
+        shown=np.array([[0.0, 0.0, width, height]] * images),
         id=[f"image {number}" for number in range(images)],
         index=torch.arange(images),
         skipped=[],

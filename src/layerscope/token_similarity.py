@@ -198,7 +198,7 @@ class TokenSimilarityAnalyzer:
             other_shown=None,
             mask=torch.zeros(1, *image.shape[-2:], dtype=torch.bool, device=self.task.device),
             has_mask=torch.zeros(1, dtype=torch.bool),
-            shown=torch.tensor([shown], dtype=torch.float64),
+            shown=np.array([shown]),
             id=[_name(picture, number)],
             index=torch.zeros(1, dtype=torch.int64),
             skipped=[],

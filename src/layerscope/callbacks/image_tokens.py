@@ -9,12 +9,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.artifacts.token_maps import ImageTokens
+from layerscope.callbacks.token_table import OF_MASKS
 from layerscope.functional.controls import to_uint8
 from layerscope.types import TokenOutput, TokenView
 
 
 def image_tokens(output: TokenOutput, place: int) -> list[ImageTokens]:
-    """Every view of the image at ``place`` in the batch, the image itself first."""
+    """Every view of the image at ``place`` in the batch, the image itself first.
+
+    Figures of a mask are left out where it has none.
+    """
+    has_mask = bool(output.has_mask[place])
     return [
         ImageTokens(
             id=output.id[place],
@@ -31,6 +36,7 @@ def image_tokens(output: TokenOutput, place: int) -> list[ImageTokens]:
             figures={
                 name: _over_layers(view, "figures", name, place).astype(np.float64)
                 for name in next(iter(view.layers.values())).figures
+                if has_mask or name not in OF_MASKS
             },
         )
         for view in output.views

@@ -29,6 +29,7 @@ from layerscope.artifacts import UNREPORTED_SCORES, RunDirectory, open_run_direc
 from layerscope.callbacks.checkpoint_files import WholeCheckpointIO, tell_if_no_last_checkpoint
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.callbacks.stopping import SaveOnSignal
+from layerscope.cli.devices import check_devices
 from layerscope.cli.path_arguments import path_arguments
 from layerscope.errors import ConfigurationError, explained_cause, listed
 from layerscope.shipped import here_or_shipped, shipped
@@ -63,6 +64,7 @@ class LayerscopeCLI(LightningCLI):
         is_file = checkpoint and checkpoint not in ("best", "last", "hpc") and "://" not in str(checkpoint)
         if is_file and not Path(checkpoint).exists():
             raise ConfigurationError(f"--ckpt_path {checkpoint} does not exist (relative to {Path.cwd()}).")
+        check_devices(config["trainer"].get("accelerator"), config["trainer"].get("devices"))
         path = Path(config["output_root"]) / name
         self.run_path = path
         self.run_is_new = not path.exists()

@@ -7,6 +7,7 @@ from typing import Literal, TypedDict
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -32,10 +33,10 @@ class InputSample(TypedDict):
     image: Tensor
     other: Tensor | None
     other_mask: Tensor | None
-    other_shown: Tensor | None
+    other_shown: NDArray[np.float64] | None
     mask: Tensor
     has_mask: bool
-    shown: Tensor
+    shown: NDArray[np.float64]
     id: str
     index: int
 
@@ -81,6 +82,7 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         read = [sample for sample in samples if not isinstance(sample, SkippedSample)]
         if read:
             check_one_size([(sample["id"], sample["image"]) for sample in read], _ONE_SIZE)
+        other_parts = [part for sample in read if (part := sample["other_shown"]) is not None]
         none = torch.empty(0, 3, *self._size())
         if read and read[0]["other"] is not None:
             check_one_size([(sample["id"], sample["other"]) for sample in read], _ONE_SIZE)  # type: ignore[misc]
@@ -88,10 +90,10 @@ class InputImages(Dataset[InputSample | SkippedSample]):
             "image": torch.stack([sample["image"] for sample in read]) if read else none,
             "other": _stacked([sample["other"] for sample in read]),
             "other_mask": _stacked([sample["other_mask"] for sample in read]),
-            "other_shown": _stacked([sample["other_shown"] for sample in read]),
+            "other_shown": _parts(other_parts) if other_parts else None,
             "mask": torch.stack([sample["mask"] for sample in read]) if read else none[:, 0].bool(),
             "has_mask": torch.tensor([sample["has_mask"] for sample in read], dtype=torch.bool),
-            "shown": torch.stack([sample["shown"] for sample in read]) if read else none.new_empty(0, 4).double(),
+            "shown": _parts([sample["shown"] for sample in read]),
             "id": [sample["id"] for sample in read],
             "index": torch.tensor([sample["index"] for sample in read], dtype=torch.int64),
             # A stand-in (row −1) is visited by the process whose row it is.
@@ -107,7 +109,7 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         if self.other_geometry is not None:
             name = f"The image {record.path}"
             other_pixels, other_part = fit_geometry(pixels, self.other_geometry, name)
-            other, other_shown = image_tensor(other_pixels), torch.tensor(other_part, dtype=torch.float64)
+            other, other_shown = image_tensor(other_pixels), np.array(other_part)
             other_mask = torch.from_numpy(self._mask(record, size, self.other_geometry).copy())
         return {
             "image": image,
@@ -116,7 +118,7 @@ class InputImages(Dataset[InputSample | SkippedSample]):
             "other_shown": other_shown,
             "mask": torch.from_numpy(self._mask(record, size, self.geometry).copy()),
             "has_mask": bool(record.masks),
-            "shown": torch.tensor(shown, dtype=torch.float64),
+            "shown": np.array(shown),
             "id": record.id,
             "index": index,
         }
@@ -151,3 +153,8 @@ def _stacked(parts: Sequence[Tensor | None]) -> Tensor | None:
     """None where the samples have no such part, and in a batch without images, where nobody asks for it."""
     there = [part for part in parts if part is not None]
     return torch.stack(there) if there else None
+
+
+def _parts(shown: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+    """(B, 4), B may be 0."""
+    return np.array(shown, dtype=np.float64).reshape(-1, 4)

@@ -148,8 +148,12 @@ def _decades(axes: Axes) -> float:
 def _make_room(axes: Axes, share: float) -> None:
     """Raises the upper end of the axis, so that a legend takes that share of it above all curves."""
     transform = axes.yaxis.get_transform()
-    low, high = transform.transform(np.array(axes.get_ylim()))
+    bottom, top = axes.get_ylim()
+    low, high = transform.transform(np.array([bottom, top]))
+    # Ticks stay where the curves are: a cosine has none above 1.
+    ticks = [tick for tick in axes.get_yticks() if bottom <= tick <= top]
     axes.set_ylim(top=float(transform.inverted().transform(np.array([low + (high - low) / (1 - share)]))[0]))
+    axes.set_yticks(ticks)
 
 
 def _finish(page: Page, axes: Axes, title: str) -> None:

@@ -185,8 +185,8 @@ def _no_cls(view: ViewStatistics, prefix: Prefix) -> str:
         return "not measured, although the model has a CLS token"
     before = ", ".join(f"{name} ({count})" for name, count in names.items()) or "no token"
     return (
-        f"the model has no CLS token (before its patches: {before}); pooled: true compares with its pooled token, if it "
-        "makes one"
+        f"the model has no CLS token; before its patches: {before}. pooled: true compares with its pooled token, if "
+        "it makes one"
     )
 
 

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any, get_args
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerscope.errors import ConfigurationError, NumericalError, listed
+from layerscope.errors import ConfigurationError, LayerscopeError, NumericalError, listed
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.token_regions import box_seen, patches_in_box
 from layerscope.functional.token_similarity import check_metric
@@ -127,7 +130,7 @@ class TokenSimilarity(LightningModule):
                 "leave controls out."
             )
         self.controls = controls_by_name(controls or [])
-        self._text: dict[int, Tensor] = {}
+        self._text: dict[str, Tensor] = {}
         # Wrong layers and questions are told before any image is read.
         for one in self._encoders():
             chosen_layers(one, layers)
@@ -151,10 +154,9 @@ class TokenSimilarity(LightningModule):
         return encoder.layer_root, chosen_layers(encoder, self.layers), []
 
     def look(self, images: Tensor) -> dict[str, Tensor]:
-        """The encoder on images (B, 3, H, W) in [-1, 1], resized to its size without keeping proportions."""
-        size = self.input_geometry.size_of((images.shape[-2], images.shape[-1]))
+        """The encoder on images (B, 3, H, W) in [-1, 1] of the size that ``input_geometry`` gives."""
         with torch.no_grad():
-            self.encoder(F.interpolate(images, size=size, mode="bilinear", align_corners=False))
+            self.encoder(images)
         return {}
 
     def describe(self) -> dict[str, Any]:
@@ -187,7 +189,8 @@ class TokenSimilarity(LightningModule):
     def test_step(  # type: ignore[override]
         self, batch: TokenBatch, batch_idx: int, dataloader_idx: int = 0
     ) -> TokenOutput:
-        views = self.measure(batch) if batch["id"] else []
+        with _memory_explained(batch):
+            views = self.measure(batch) if batch["id"] else []
         return TokenOutput(
             batch["id"],
             batch["index"],
@@ -238,7 +241,7 @@ class TokenSimilarity(LightningModule):
         versions: Mapping[str, Tensor],
         mask: Tensor,
         has_mask: Tensor | None,
-        shown: Tensor,
+        shown: NDArray[np.float64],
         ids: Sequence[str],
     ) -> list[TokenView]:
         """One pass of all versions through one model."""
@@ -248,16 +251,13 @@ class TokenSimilarity(LightningModule):
         layout = encoder.token_layout((height, width))
         # The rest of a picture that is no multiple of the patch (SigLIP's 384 by patches of 14) is seen by no token.
         rows, columns = height // layout.rows * layout.rows, width // layout.columns * layout.columns
-        mask, shown = mask[:, :rows, :columns], _cut(shown, rows / height, columns / width)
-        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
+        mask, part = mask[:, :rows, :columns], _cut(torch.as_tensor(shown), rows / height, columns / width)
+        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(part, ids, layout))
         self._check_seed(layout)
-
-        # Before the forward, so that an encoder without texts says so by itself.
-        text = self._embedded(module)
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
             _check_tokens(tokens, layout, len(images))
-            tokens, references = self._references(module, tokens, layout, text)
+            tokens, references = self._references(module, tokens, layout)
             return measure_tokens(tokens, layout, self.questions, places, references, len(versions))
 
         with Probe(encoder.layer_root, reduce, chosen_layers(encoder, self.layers)) as probe:
@@ -276,14 +276,12 @@ class TokenSimilarity(LightningModule):
             for place, (name, image) in enumerate(versions.items())
         ]
 
-    def _references(
-        self, module: nn.Module, tokens: Tensor, layout: TokenLayout, text: Tensor | None
-    ) -> tuple[Tensor, TokenReferences]:
+    def _references(self, module: nn.Module, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
         """The tokens as they are to be compared, and what patches are compared with."""
         encoder = self._as_tokens(module)
         source = self.cls_source(module)
         normed = tokens
-        if self.norm == "after" or source == "pooled" or text is not None:
+        if self.norm == "after" or source == "pooled" or self.text is not None:
             # Under autocast a block may give another precision than that of the weights.
             parameter = next(module.parameters(), tokens)
             normed = encoder.final_norm(tokens.to(parameter.dtype))
@@ -294,26 +292,17 @@ class TokenSimilarity(LightningModule):
         elif source == "pooled":
             assert isinstance(module, PooledTokens)
             names["cls_similarity"] = module.pool(normed)
-        projected = None
-        if text is not None:
+        text = None
+        if self.text is not None:
             assert isinstance(module, TextAligned)
-            projected = (module.project(normed), text)
-        return chosen, TokenReferences(names, projected)
-
-    def _embedded(self, module: nn.Module) -> Tensor | None:
-        """The text in the space of a model's projections, computed once."""
-        if self.text is None:
-            return None
-        assert isinstance(module, TextAligned)
-        if id(module) not in self._text:
-            self._text[id(module)] = module.embed_text(self.text)
-        return self._text[id(module)].to(self.device)
+            text = (module.project(normed), self._text[self._role(module)].to(normed.device))
+        return chosen, TokenReferences(names, text)
 
     def _box(self, shown: Tensor, ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
         """The patches of the box, bool (B, R, C)."""
         if self.box is None:
             return None
-        box, shown = torch.tensor(self.box, dtype=torch.float64), shown.cpu()
+        box = torch.tensor(self.box, dtype=torch.float64)
         _check_box(shown, ids, box)
         return patches_in_box(shown, box, layout.rows, layout.columns).to(self.device)
 
@@ -333,6 +322,9 @@ class TokenSimilarity(LightningModule):
         modules = [self.encoder, *([] if self.other_encoder is None else [self.other_encoder])]
         return [self._as_tokens(module) for module in modules]
 
+    def _role(self, encoder: Any) -> str:
+        return "encoder" if encoder is self.encoder else "other_encoder"
+
     @staticmethod
     def _as_tokens(module: nn.Module) -> Any:
         return module
@@ -344,11 +336,15 @@ class TokenSimilarity(LightningModule):
                 f"pooled is set, and the {name} has no pooled token (layerscope.protocols.PooledTokens). Leave pooled "
                 "out: the maps of neighbours and norms need neither."
             )
-        if self.text is not None and not isinstance(encoder, TextAligned):
+        if self.text is None:
+            return
+        if not isinstance(encoder, TextAligned):
             raise ConfigurationError(
                 f"text is set, and the {name} has no text encoder that its tokens could be compared with "
                 "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
             )
+        # An adapter of many models has the method for all of them, and tells here which have no text tower.
+        self._text[self._role(encoder)] = encoder.embed_text(self.text)
 
     def _check_seed(self, layout: TokenLayout) -> None:
         if self.questions.seed is None:
@@ -359,6 +355,21 @@ class TokenSimilarity(LightningModule):
                 f"seed_patch is [{row}, {column}], and the encoder sees {layout.rows} rows and {layout.columns} "
                 "columns of patches, counted from 0."
             )
+
+
+@contextmanager
+def _memory_explained(batch: TokenBatch) -> Iterator[None]:
+    """A device out of memory is told with its remedies."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        images, height, width = len(batch["id"]), *batch["image"].shape[-2:]
+        raise LayerscopeError(
+            f"The device ran out of memory on {images} image{'s' * (images > 1)} of {width} × {height} pixels. Lower "
+            + "data.init_args.batch_size, or " * (images > 1)
+            + "the encoder's image_size; halve the activations with --trainer.precision=bf16-mixed; or run on the CPU "
+            f"(--trainer.accelerator=cpu). The device said: {str(error).splitlines()[0]}"
+        ) from error
 
 
 def chosen_layers(encoder: TokenEncoder, layers: int | str | Sequence[int | str]) -> list[str]:
@@ -428,8 +439,8 @@ def _check_box(shown: Tensor, ids: Sequence[str], box: Tensor) -> None:
         part = [round(value, 1) for value in shown[unseen[0]].tolist()]
         raise ConfigurationError(
             f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder "
-            f"sees of {ids[unseen[0]]!r}, {part}. Give a box inside it, or set the fit of the encoder to stretch or "
-            "whole, which cut nothing off."
+            f"sees of {ids[unseen[0]]!r}, {part}. Give a box inside it; where a crop cut its place off, set the "
+            "encoder's fit to stretch or whole."
         )
 
 
