@@ -21,11 +21,13 @@ from small_architectures import SMALL_KL
 
 from layerscope.artifacts import Thresholds, read_csv, read_history, read_summary
 from layerscope.artifacts.layer_scores import POINTS
+from layerscope.artifacts.token_maps import read_image_tokens
 from layerscope.cli import main
 from layerscope.cli.lightning import shipped
 from layerscope.data.hashing import weights_hash
 from layerscope.data.phantom.write import write_phantom
 from layerscope.data.schema import load_label_schema
+from layerscope.functional.controls import CONTROLS
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.teachers import TimmTeacher
 from layerscope.models.transformers_backbone import TransformersBackbone
@@ -33,7 +35,7 @@ from layerscope.models.transformers_backbone import TransformersBackbone
 CONFIGS = shipped("configs")
 # What each folder's configurations are for.
 VERBS = {"classifier/train": "fit", "classifier/eval": "test", "vae/train": "fit", "vae/diagnostic": "test"}
-VERBS |= {"vae/reconstruct": "predict", "pairs": "test"}
+VERBS |= {"vae/reconstruct": "predict", "pairs": "test", "tokens": "test"}
 NO_RUNS = ("labels", "vae/architectures")
 
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
@@ -41,8 +43,16 @@ RUNS = [path for path in ALL if str(path.parent) not in NO_RUNS]
 LABELS = [path for path in ALL if str(path.parent) == "labels"]
 STEPS = 2
 PAIRS = 8
+IMAGES = 3
 TINY_CLIP = {"model_type": "clip_vision_model", "image_size": 32, "patch_size": 8, "hidden_size": 16}
 TINY_CLIP |= {"intermediate_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "projection_dim": 8}
+_TINY = {"image_size": 32, "patch_size": 8, "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2}
+# By a part of the source that a configuration of tokens names; "siglip" ends in "lip" too, not in "clip".
+TINY_TOKENS: dict[str, dict[str, Any]] = {
+    "siglip": _TINY | {"model_type": "siglip_vision_model", "intermediate_size": 32},
+    "dinov2": _TINY | {"model_type": "dinov2_with_registers", "num_register_tokens": 4},
+    "clip": TINY_CLIP,
+}
 # What the layers that each configuration of pairs watches are called.
 WATCHED = {"timm.yaml": r"blocks\.\d+", "transformers.yaml": r"(vision_model\.)?encoder\.layers\.\d+"}
 WATCHED |= {"phantom.yaml": r"(encoder|decoder)\..+"}
@@ -128,12 +138,27 @@ class StandIns:
     @property
     def clip(self) -> Path:
         """A transformers folder of a vision tower with random weights."""
-        path = self.folder / "clip"
+        return self.vision_model("clip", TINY_CLIP)
+
+    def vision_model(self, name: str, config: dict[str, Any]) -> Path:
+        """The same of any vision transformer for images of 32 px, with the settings of its image processor."""
+        path = self.folder / name
         if not path.exists():
-            TransformersBackbone(config=TINY_CLIP, seed=0).model.save_pretrained(path)  # type: ignore[operator]
-            processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3]}
+            TransformersBackbone(config=config, seed=0).model.save_pretrained(path)  # type: ignore[operator]
+            size = {"size": {"height": 32, "width": 32}, "crop_size": {"height": 32, "width": 32}}
+            processor = {"image_mean": [0.5, 0.5, 0.5], "image_std": [0.3, 0.3, 0.3], **size}
             (path / "preprocessor_config.json").write_text(json.dumps(processor))
         return path
+
+    def tokens(self, encoder: dict[str, Any]) -> dict[str, Any]:
+        """A small model of the same family in the place of the one that a configuration names."""
+        arguments = encoder["init_args"]
+        if "name" in arguments:
+            return encoder | {"init_args": arguments | {"name": "test_vit", "pretrained": False}}
+        if "config" in arguments:
+            return encoder
+        family = next(name for name in TINY_TOKENS if name in arguments["source"])
+        return encoder | {"init_args": {"source": str(self.vision_model(family, TINY_TOKENS[family]))}}
 
     @property
     def pair(self) -> dict[str, Path]:
@@ -224,6 +249,19 @@ def pair_overrides(config: dict[str, Any], local: StandIns) -> Iterator[str]:
     yield from (f"--model.init_args.subject.init_args.{key}={value}" for key, value in stand_in.items())
 
 
+def token_overrides(config: dict[str, Any], local: StandIns) -> Iterator[str]:
+    """Few images, pictures of one of them, and models without weights; all else stays as configured."""
+    model = config["model"]["init_args"]
+    yield from ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.callbacks.visualization.limit=1")
+    yield from (f"--data.{key}={value}" for key, value in {"limit": IMAGES, "batch_size": 2, "num_workers": 0}.items())
+    yield from (f"--data.path={local.pairs / 'positive'}", f"--data.masks={local.pairs / 'masks'}")
+    for key in ("encoder", "other_encoder"):
+        if key in model:
+            yield f"--model.{key}={json.dumps(local.tokens(model[key]))}"
+    if "autoencoder" in model:
+        yield f"--model.autoencoder.source={local.vae}"
+
+
 def test_every_configuration_has_a_purpose() -> None:
     assert RUNS
     assert {str(path.parent) for path in RUNS} <= set(VERBS)
@@ -247,12 +285,17 @@ def test_it_parses_as_shipped(path: Path, capsys: pytest.CaptureFixture[str], tm
 def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     config, verb = yaml.safe_load((CONFIGS / path).read_text()), VERBS[str(path.parent)]
-    chosen = pair_overrides(config, stand_ins) if path.parts[0] == "pairs" else overrides(config, verb, stand_ins)
-    arguments = list(chosen)
+    match path.parts[0]:
+        case "pairs":
+            arguments = list(pair_overrides(config, stand_ins))
+        case "tokens":
+            arguments = list(token_overrides(config, stand_ins))
+        case _:
+            arguments = list(overrides(config, verb, stand_ins))
     assert main([verb, "--debug", "--allow-import=stand_ins", "--config", f"configs/{path}", *arguments]) == 0
     run = tmp_path / config["output_root"] / config["experiment_name"]
     summary = read_summary(run)
-    assert (run / "config_used.yaml").is_file()
+    assert (run / ("config.yaml" if path.parts[0] == "tokens" else "config_used.yaml")).is_file()
     match str(path.parent):
         case "vae/diagnostic":
             assert summary["counts"]["images"] == 8
@@ -281,6 +324,38 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             check_watched_layers(run, path.name)
         case "pairs":
             check_pair_folder(run, path.name, config)
+        case "tokens":
+            check_tokens(run, config)
+
+
+def check_tokens(run: Path, config: dict[str, Any]) -> None:
+    """What a configuration of tokens promises."""
+    model, summary = config["model"]["init_args"], read_summary(run)
+    assert summary["counts"]["images"] == IMAGES
+    views = ["image"]
+    views += ["reconstruction", *model["controls"]] if "autoencoder" in model else []
+    views += ["other_model"] if "other_encoder" in model else []
+    assert list(summary["views"]) == views
+    folders = sorted((run / "images").iterdir())
+    assert len(folders) == IMAGES
+    for folder in folders:
+        for view in views:
+            tokens = read_image_tokens(folder / f"similarities{'' if view == 'image' else f'_{view}'}.npz")
+            assert len(tokens.layers) == (1 if model["layers"] == "last" else summary["counts"]["layers"])
+            rows, columns = tokens.grid_size
+            assert tokens.maps["horizontal_right"].shape[1:] == (rows, columns - 1)
+            assert tokens.cls_source == ("pooled" if model.get("pooled") else "cls")
+            assert tokens.prefix.count("register") == (4 if "dinov2" in str(model["encoder"]) else 0)
+    pictured = [folder for folder in folders if (folder / "similarity_analysis_combined.png").is_file()]
+    assert pictured == folders[:1]
+    names = {file.relative_to(pictured[0]).as_posix() for file in pictured[0].rglob("*") if file.is_file()}
+    for name in ("horizontal_similarity", "vertical_similarity", "cls_similarity"):
+        assert {f"individual/{name}.png", f"overlays/{name}.png"} <= names
+    assert {f"comparison_{view}.png" for view in views[1:] if view not in CONTROLS} <= names
+    figures = {row["figure"] for row in read_csv(run / "aggregate.csv")}
+    assert {"neighbour_similarity", "cls_similarity", "effective_rank", "border_drop"} <= figures
+    assert (run / "figures/layer_curves.png").is_file()
+    assert any((run / "tensorboard").iterdir())
 
 
 def check_pair_files(folder: Path, autoencoder: bool) -> None:

@@ -6,32 +6,16 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
+from token_batches import batch_of
 from token_families import FAMILIES, token_encoder
 from torch import Tensor
 
 from layerscope.tasks.diagnosis.tokens import TokenSimilarity
-from layerscope.types import LayerTokens, TokenBatch
+from layerscope.types import LayerTokens
 
 SIZES = [(224, 224), (336, 336), (224, 336), (336, 224)]
-
-
-def batch_of(image: Tensor, other: Tensor | None = None, mask: Tensor | None = None) -> TokenBatch:
-    images, (height, width) = len(image), image.shape[-2:]
-    return TokenBatch(
-        image=image,
-        other=other,
-        other_mask=None,
-        other_shown=None,
-        mask=torch.zeros(images, height, width, dtype=torch.bool) if mask is None else mask,
-        has_mask=torch.full((images,), mask is not None),
-        shown=np.array([[0.0, 0.0, width, height]] * images),
-        id=[f"image {number}" for number in range(images)],
-        index=torch.arange(images),
-        skipped=[],
-    )
 
 
 def random_images(size: tuple[int, int], images: int = 2) -> Tensor:

@@ -13,7 +13,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from tiny_vits import TEXT, TOWER, VIT, pictures
+from tiny_vits import TOWER, VIT, WORDS, pictures, write_whole_clip
 from token_stand_ins import changed, first_block_input, moved_tokens
 from torchvision.transforms.v2.functional import normalize
 from watched_layers import seen
@@ -240,29 +240,10 @@ class TestPooling:
         assert TransformersTokens(config=config).pooled_by is None
 
 
-WORDS = ["a</w>", "cat</w>", "c", "a", "t</w>", "ca", "<|startoftext|>", "<|endoftext|>"]
-PROCESSOR = {
-    "image_processor_type": "CLIPImageProcessor",
-    "size": {"shortest_edge": 36},
-    "crop_size": {"height": 32, "width": 32},
-    "resample": 3,
-    "image_mean": CLIP[0],
-    "image_std": CLIP[1],
-}
-
-
 @pytest.fixture(scope="module")
 def whole_clip(tmp_path_factory) -> Path:
     """A CLIP with text tower, tokenizer and processor, as their folders look."""
-    folder = tmp_path_factory.mktemp("clip")
-    text = TEXT | {"vocab_size": len(WORDS), "max_position_embeddings": 5, "bos_token_id": 6, "eos_token_id": 7}
-    torch.manual_seed(5)
-    config = transformers.CLIPConfig(vision_config=VIT, text_config=text, projection_dim=12)
-    transformers.CLIPModel(config).save_pretrained(folder)
-    (folder / "preprocessor_config.json").write_text(json.dumps(PROCESSOR))
-    (folder / "vocab.json").write_text(json.dumps({word: index for index, word in enumerate(WORDS)}))
-    (folder / "merges.txt").write_text("#version: 0.2\nc a\nca t</w>\n")
-    return folder
+    return write_whole_clip(tmp_path_factory.mktemp("clip"))
 
 
 @pytest.fixture

@@ -94,7 +94,11 @@ class TokenReport(Callback):
         folder, data, task = run_folder(trainer), cast(Any, trainer).datamodule, cast(Any, pl_module)
         assert folder.directory is not None
         assert self._folder is not None
-        figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
+        figures = (
+            {"figures/layer_curves.png": layer_curves_figure(analysis, self._table.prefix)}
+            if len(self._ids) > 1
+            else {}
+        )
         headline = token_summary(analysis, self._table.prefix)
         summary = {
             "task": "token_similarity",
@@ -125,9 +129,9 @@ class TokenReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis))
-        for sentence in ["", *token_sentences(analysis, self._table.prefix), ""]:
+        for sentence in ["", *token_sentences(analysis, prefix), ""]:
             print(textwrap.fill(sentence, width=100))
-        print(token_table(analysis))
+        print(token_table(analysis, prefix))
         print(f"\nResults: {folder.directory.path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

@@ -11,21 +11,12 @@ from lightning.pytorch import Trainer
 from layerscope.artifacts.token_scores import TokenScores, ViewScores
 from layerscope.callbacks.gather import gather_objects
 from layerscope.errors import DataError
+from layerscope.functional.mask_border import BORDER_FIGURES
 from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.metrics.table import IndexedTable
 from layerscope.types import SkippedSample, TokenOutput, TokenView
 
-OF_MASKS = frozenset(
-    {
-        "border_similarity",
-        "inside_similarity",
-        "outside_similarity",
-        "border_drop",
-        "shifted_border_drop",
-        "token_change_auroc",
-        "shifted_token_change_auroc",
-    }
-)
+OF_MASKS = frozenset({*BORDER_FIGURES, "token_change_auroc", "shifted_token_change_auroc"})
 """Figures that need a lesion mask."""
 
 

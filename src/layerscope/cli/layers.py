@@ -47,7 +47,9 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
             "(layerscope.protocols.ProbedTask), such as those in configs/pairs."
         )
     configured = config.get("data.init_args.image_size")
-    size: int = options.image_size or (configured if type(configured) is int else IMAGE_SIZE)
+    side: int = options.image_size or (configured if type(configured) is int else IMAGE_SIZE)
+    geometry = getattr(task, "input_geometry", None)  # of a task that says itself in which size it takes images
+    size = (side, side) if geometry is None else geometry.size_of((side, side))
     records = dry_run(task, size)
     root, layers, exclude = task.watched_layers()
     wrong_choice = None
@@ -61,15 +63,15 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
     print(
         f"{len(records)} layers can be named, {len(watched)} are watched (*)"
         + (f", {silent} were not called" if silent else "")
-        + f". Shapes are for one image of {size} × {size} pixels."
+        + f". Shapes are for one image of {size[1]} × {size[0]} pixels."
     )
     if wrong_choice is not None:
         raise wrong_choice
     return 0
 
 
-def dry_run(task: LightningModule, size: int) -> list[LayerRecord]:
-    """The task's layers, as one image of ``size`` × ``size`` pixels shows them.
+def dry_run(task: LightningModule, size: tuple[int, int]) -> list[LayerRecord]:
+    """The task's layers, as one image of ``size`` (H, W) pixels shows them.
 
     On the meta device, which computes shapes only; where a model cannot run there, or escapes it, on its own device.
     """
@@ -96,13 +98,13 @@ def layer_table(records: Sequence[LayerRecord], watched: set[str]) -> str:
     )
 
 
-def _look(task: LightningModule, size: int) -> list[LayerRecord]:
+def _look(task: LightningModule, size: tuple[int, int]) -> list[LayerRecord]:
     import torch
 
     from layerscope.probes.inventory import list_layers
 
     probed: ProbedTask = task  # type: ignore[assignment]
-    image = torch.rand(1, 3, size, size, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    image = torch.rand(1, 3, *size, generator=torch.Generator().manual_seed(0)) * 2 - 1
     device = next((parameter.device for parameter in task.parameters()), image.device)
     root, _, _ = probed.watched_layers()
     return list_layers(root, lambda: probed.look(image.to(device)))

@@ -11,6 +11,15 @@ from layerscope.functional.localisation import shifted_masks
 from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.functional.token_similarity import PAIRS, neighbours
 
+BORDER_FIGURES = (
+    "border_similarity",
+    "inside_similarity",
+    "outside_similarity",
+    "border_drop",
+    "shifted_border_drop",
+)
+"""Names of what ``border_figures`` gives."""
+
 
 def border_figures(maps: Mapping[str, Tensor], inside: Tensor) -> dict[str, Tensor]:
     """Mean similarity of horizontal and vertical neighbours by their place to a lesion, each float64 (B,).

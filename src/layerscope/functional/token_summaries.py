@@ -17,7 +17,8 @@ def map_figures(maps: Mapping[str, Tensor], norms: Tensor, high: Tensor) -> dict
     """Figures of one layer, each float64 (B,) (float32 on MPS).
 
     - ``neighbour_similarity``: mean over all horizontal and vertical pairs, each once; NaN for a single patch.
-    - ``cls_similarity``: mean over patches; left out where there is no such map.
+    - ``cls_similarity``, ``seed_similarity``, ``box_similarity``, ``text_similarity``: mean over patches; left out
+      where there is no such map.
     - ``norm_median``, ``norm_max``: of the patches.
     - ``high_norm_share``: share of patches that stand out, in [0, 1].
 
@@ -28,8 +29,9 @@ def map_figures(maps: Mapping[str, Tensor], norms: Tensor, high: Tensor) -> dict
     """
     dtype = sum_dtype(norms.device)
     figures = {"neighbour_similarity": _pairs(maps).mean(dim=1)}
-    if "cls_similarity" in maps:
-        figures["cls_similarity"] = maps["cls_similarity"].to(dtype).flatten(1).mean(dim=1)
+    for name in ("cls_similarity", "seed_similarity", "box_similarity", "text_similarity"):
+        if name in maps:
+            figures[name] = maps[name].to(dtype).flatten(1).mean(dim=1)
     return figures | {
         "norm_median": image_median(norms.to(dtype)),
         "norm_max": norms.to(dtype).flatten(1).amax(dim=1),

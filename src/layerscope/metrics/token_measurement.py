@@ -10,7 +10,8 @@ from torch import Tensor
 
 from layerscope.functional.effective_rank import effective_rank
 from layerscope.functional.localisation import localisation_with_control
-from layerscope.functional.mask_border import border_figures
+from layerscope.functional.mask_border import BORDER_FIGURES, border_figures
+from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.functional.token_norms import high_norm, token_norms
 from layerscope.functional.token_regions import patch_mask, region_mean
 from layerscope.functional.token_similarity import neighbour_maps, similarity_to, token_change
@@ -105,16 +106,15 @@ def measure_tokens(
     if questions.effective_rank:
         figures["effective_rank"] = effective_rank(grid.flatten(1, 2))
     images = len(tokens) // views
-    if places.mask is None or places.has_mask is None:
-        inside = norms.new_zeros((images, rows, columns), dtype=torch.bool)
-        known = inside.new_zeros(images)
-    else:
-        inside, known = patch_mask(places.mask, rows, columns), places.has_mask.to(norms.device)
+    inside = None
     # NaN without a mask, so that every batch has the same figures.
-    figures |= {
-        name: values.where(known.repeat(views), torch.nan)
-        for name, values in border_figures(maps, inside.repeat(views, 1, 1)).items()
-    }
+    nothing = norms.new_full((images,), torch.nan, dtype=sum_dtype(norms.device))
+    if places.mask is None or places.has_mask is None:
+        figures |= dict.fromkeys(BORDER_FIGURES, nothing.repeat(views))
+    else:
+        inside, known = patch_mask(places.mask, rows, columns), places.has_mask.to(norms.device).repeat(views)
+        at_border = border_figures(maps, inside.repeat(views, 1, 1))
+        figures |= {name: values.where(known, torch.nan) for name, values in at_border.items()}
     parts = [
         LayerTokens(
             {name: values[start:end] for name, values in maps.items()},
@@ -129,9 +129,10 @@ def measure_tokens(
         part.maps["token_change"] = change
         part.figures["token_change"] = change.mean(dim=(1, 2))
         part.figures["map_correlation"] = map_correlation(parts[0].maps, part.maps)
-        at_lesion, control = localisation_with_control(change, inside)
-        part.figures["token_change_auroc"] = at_lesion[:, _AUROC]
-        part.figures["shifted_token_change_auroc"] = control[:, _AUROC]
+        auroc = [nothing, nothing]
+        if inside is not None:
+            auroc = [figure[:, _AUROC] for figure in localisation_with_control(change, inside)]
+        part.figures["token_change_auroc"], part.figures["shifted_token_change_auroc"] = auroc
     return parts
 
 

@@ -15,7 +15,7 @@ from layerscope.report.figure_style import SMALL, figure_bytes, short_name
 from layerscope.report.heat_maps import Mask
 from layerscope.report.pictures import Picture, signed_difference, signed_difference_scale
 from layerscope.report.sentences import MINUS
-from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves, layer_words
+from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves
 from layerscope.report.token_panels import (
     BAR,
     DIFFERENCES,
@@ -165,10 +165,7 @@ def comparison_figure(
             else:
                 _change_panel(page, axes, first_picture, second_picture, second, style, mask)
     if panels:
-        same = first.layers == second.layers
-        depths = [np.arange(1, len(one.layers) + 1) / (1 if same else len(one.layers)) for one in pair]
-        axis = "layer" if same else "relative depth"
-        draw_curves(page, page.height - below, panels, depths, axis)
+        draw_curves(page, page.height - below, panels, [one.layers for one in pair])
     return page.figure
 
 
@@ -299,8 +296,8 @@ def _notes(first: ImageTokens, second: ImageTokens, mask: Mask | None, with_curv
     if first.grid_size != second.grid_size:
         notes.append("The grids differ: neighbours lie closer to each other in the finer one.")
     if with_curves:
-        words = layer_words(first.layers) if first.layers == second.layers else "Depth 1: the last chosen layer."
-        notes.append(f"Curves: A filled, solid; B open, dashed. {words}")
+        words = "" if first.layers == second.layers else " Depth 1: the last chosen layer."
+        notes.append(f"Curves: A filled, solid; B open, dashed.{words}")
     return notes
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,6 +37,8 @@ from layerscope.report.figure_style import (
     short_name,
 )
 from layerscope.report.sentences import control_in_words, short
+from layerscope.report.token_layers import numbered_layers
+from layerscope.report.token_sentences import cls_heading
 from layerscope.report.token_statistics import CHANGE, TokenAnalysis, ViewStatistics
 
 FloatArray = NDArray[np.float64]
@@ -68,14 +69,14 @@ class _Panel:
     paired: bool = False
 
 
-def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
+def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None = None) -> Figure:
     """Mean over images with its interval in every layer: similarities, effective rank, norms, border drop, change.
 
     Panels without a value are left out. The bands of the difference of neighbour similarity, which is paired, hold for
     all layers at once, every other band for each layer alone. Layers stand in the order of computation; where a view
     has other layers than the first, by relative depth. Views with one layer are dots with bars.
     """
-    panels = _panels(analysis)
+    panels = _panels(analysis, prefix)
     rows = math.ceil(max(len(panels), 1) / _COLUMNS)
     columns = min(_COLUMNS, max(len(panels), 1))
     handles = _handles(analysis, panels)
@@ -100,7 +101,7 @@ def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
     return figure
 
 
-def _panels(analysis: TokenAnalysis) -> list[_Panel]:
+def _panels(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None) -> list[_Panel]:
     if not analysis.views or not analysis.n_images:
         return []
     first, views = analysis.views[0], tuple(analysis.views)
@@ -110,7 +111,7 @@ def _panels(analysis: TokenAnalysis) -> list[_Panel]:
     wanted = [
         _Panel(f"neighbour similarity ({metric})", ("neighbour_similarity",), views),
         _Panel("neighbour similarity − image's", ("neighbour_similarity",), views[1:], paired=True),
-        _Panel(f"similarity to CLS ({metric})", ("cls_similarity",), views),
+        _Panel(f"similarity to {cls_heading(first, prefix)} ({metric})", ("cls_similarity",), views),
         _Panel("effective rank", ("effective_rank",), views),
         _Panel("token norm", ("norm_median", "norm_max"), few),
         _Panel("drop at the mask's border", ("border_drop", "shifted_border_drop"), few),
@@ -216,35 +217,10 @@ def _layer_axis(analysis: TokenAnalysis, axes: Axes, by_depth: bool) -> None:
         half = (len(analysis.views) - 1) / 2 + 0.7
         axes.set_xlim(-half, half)
         return
-    stem, ticks = _numbered(layers)
+    stem, ticks = numbered_layers(layers)
     axes.set_xticks(list(ticks), list(ticks.values()))
     axes.set_xlabel(plain_text(short_name(stem, 30)))
     axes.set_xlim(-0.04 * (len(layers) - 1), 1.04 * (len(layers) - 1))
-
-
-def _numbered(layers: Sequence[str], most: int = 6) -> tuple[str, dict[int, str]]:
-    """What the axis of the layers is called, and which rows are marked how: by the numbers in their names, if any.
-
-    >>> _numbered(["embeddings", "encoder.layers.0", "encoder.layers.1"])
-    ('layer of encoder.layers', {1: '0', 2: '1'})
-    >>> _numbered(["conv1", "head"])
-    ('layer, in order of computation', {0: '1', 1: '2'})
-    """
-    found = [re.fullmatch(r"(.+?)\.(\d+)", name) for name in layers]
-    stems = {match[1] for match in found if match}
-    if len(stems) == 1 and sum(match is not None for match in found) > len(layers) / 2:
-        names = {row: match[2] for row, match in enumerate(found) if match}
-        called = f"layer of {next(iter(stems))}"
-    else:
-        names = {row: str(row + 1) for row in range(len(layers))}
-        called = "layer, in order of computation"
-    rows = list(names)
-    # From the last one back: what is said of the model is mostly said of its last layer.
-    step = math.ceil(len(rows) / most)
-    kept = sorted(rows[::-step])
-    if kept[0] - rows[0] > step / 2:
-        kept.insert(0, rows[0])
-    return called, {row: names[row] for row in kept}
 
 
 def _norm_axis(axes: Axes, panel: _Panel) -> None:

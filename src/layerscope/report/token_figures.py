@@ -16,7 +16,8 @@ from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
 from layerscope.report.pictures import Picture
 from layerscope.report.sentences import short, significant
-from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves, layer_tails, layer_words
+from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves
+from layerscope.report.token_layers import layer_tails
 from layerscope.report.token_panels import (
     BAR,
     EDGE,
@@ -48,8 +49,10 @@ from layerscope.report.token_style import TokenPictures
 _FIRST = ("horizontal_right", "vertical_down", "cls_similarity")
 """Maps whose panel is there even if the map is not: it says why."""
 
-_ELSEWHERE = ("norm_max", "high_norm_share")
-"""Figures that stand among the numbers in other words."""
+_ELSEWHERE = ("norm_max", "high_norm_share", "neighbour_similarity", "cls_similarity")
+"""Figures that stand among the numbers in other words, or over the maps."""
+
+_WORDS = {"norm_median": "median norm"}
 
 _COVER = 0.5
 """How much of the greyed image a map's colours cover."""
@@ -110,8 +113,7 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
         else:
             _map_panel(page, axes, tokens, name, style, mask)
     if panels:
-        depth = np.arange(1, len(tokens.layers) + 1)
-        draw_curves(page, page.height - below, [panels], [depth], "layer")
+        draw_curves(page, page.height - below, [panels], [tokens.layers])
     return page.figure
 
 
@@ -203,7 +205,6 @@ def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPi
     width, height = fitted(cell - (0.15 if shared else BAR), _TALLEST, picture.shape[0] / picture.shape[1])
     rows = -(-(len(maps) + 1) // columns)
     notes = [_SPREAD + (" One scale in all layers." if shared else " Each layer has its own scale.")]
-    notes += [layer_words(tokens.layers)] if names != list(tokens.layers) else []
     page = Page.of(WIDTH, HEAD + rows * (NAME + height + GAP) + FOOT + LINE * len(notes))
     what = f"{map_title(tokens, name)} in {len(maps)} layers"
     page.heading(f"{short_name(tokens.id, 40)}: {what}", [" · ".join(described(tokens, ""))], notes)
@@ -318,10 +319,12 @@ def _numbers(tokens: ImageTokens) -> list[tuple[str, str]]:
             (f"norm of {label}" + f" ({len(norms)}, mean)" * (len(norms) > 1), significant(float(np.mean(norms))))
         )
     figures = {name: values for name, values in tokens.figures.items() if name not in _ELSEWHERE}
-    for name, values in sorted(figures.items(), key=lambda item: not np.isfinite(item[1][-1])):
+    for name, values in figures.items():
         value = float(values[-1])
+        if not np.isfinite(value):
+            continue  # of a mask, where there is none
         text = short(value, 3) if abs(value) < 1 else significant(value)
-        rows.append((short_name(name.replace("_", " "), 28), text))
+        rows.append((_WORDS.get(name, short_name(name.replace("_", " "), 28)), text))
     return rows
 
 
@@ -332,4 +335,4 @@ def _notes(tokens: ImageTokens, mask: Mask | None) -> list[str]:
     marks += ["Cyan: lesion mask."] if mask is not None and mask.any() else []
     if len(tokens.layers) == 1:
         return [" ".join(marks)]
-    return [" ".join(marks), f"Bands: 10th to 90th percentile. {layer_words(tokens.layers)}"]
+    return [" ".join(marks), "Bands: 10th to 90th percentile."]

@@ -20,10 +20,12 @@ from layerscope.report.figure_style import (
     SMALL,
     VERMILION,
     plain_axes,
+    plain_text,
     plain_tick,
     quiet_grid,
     short_name,
 )
+from layerscope.report.token_layers import numbered_layers
 from layerscope.report.token_panels import EDGE, Page
 
 CURVES = 2.35
@@ -86,12 +88,16 @@ def _curve(name: str, colour: str, values: NDArray[np.float64]) -> Curve:
 
 
 def draw_curves(
-    page: Page, top: float, panels: Sequence[dict[str, list[Curve]]], depths: Sequence[NDArray], axis: str
+    page: Page, top: float, panels: Sequence[dict[str, list[Curve]]], layers: Sequence[Sequence[str]]
 ) -> None:
     """A row of panels below ``top`` inches, the first subject's curves with filled markers, the second's dashed, open.
 
-    panels: of one or two subjects (``curve_panels``). depths: of each, (L,). axis: what depths are.
+    panels: of one or two subjects (``curve_panels``). layers: names of each; where they differ, curves stand by
+    relative depth.
     """
+    by_depth = any(list(one) != list(layers[0]) for one in layers)
+    depths = [np.arange(1, len(one) + 1) / len(one) if by_depth else np.arange(len(one)) for one in layers]
+    axis, ticks = ("relative depth", {}) if by_depth else numbered_layers(layers[0], 5)
     titles = list(dict.fromkeys(title for one in panels for title in one))
     width = (page.width - 2 * EDGE) / max(len(titles), 2)
     for place, title in enumerate(titles):
@@ -100,16 +106,22 @@ def draw_curves(
             for curve in one.get(title, []):
                 _draw(page, axes, curve, depth, second > 0, len(panels) == 1 and len(one[title]) < 3)
         names = list(dict.fromkeys(curve.name for one in panels for curve in one.get(title, [])))
-        _finish(page, axes, f"{title}: {names[0]}" if len(names) == 1 and names[0] != title else title, axis)
+        _finish(page, axes, f"{title}: {names[0]}" if len(names) == 1 and names[0] != title else title)
+        axes.set_xlabel(plain_text(short_name(axis, 28)), fontsize=SMALL * page.scale, labelpad=2)
+        if by_depth:
+            axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
+        else:
+            axes.set_xticks(list(ticks), list(ticks.values()))
         if title == "token norm" and _decades(axes) > 20:
             axes.set_yscale("log")
             axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
             axes.minorticks_off()
-        if len(axes.get_legend_handles_labels()[1]) > 1:
+        if (count := len(axes.get_legend_handles_labels()[1])) > 1:
+            _make_room(axes, 0.13 * count + 0.05)
             axes.legend(
                 fontsize=SMALL * page.scale,
                 frameon=False,
-                loc="best",
+                loc="upper right",
                 handlelength=1.6,
                 borderpad=0.1,
                 labelspacing=0.2,
@@ -133,37 +145,22 @@ def _decades(axes: Axes) -> float:
     return float(values.max() / values.min()) if len(values) and values.min() > 0 else 1.0
 
 
-def _finish(page: Page, axes: Axes, title: str, axis: str) -> None:
+def _make_room(axes: Axes, share: float) -> None:
+    """Raises the upper end of the axis, so that a legend takes that share of it above all curves."""
+    transform = axes.yaxis.get_transform()
+    bottom, top = axes.get_ylim()
+    low, high = transform.transform(np.array([bottom, top]))
+    # Ticks stay where the curves are: a cosine has none above 1.
+    ticks = [tick for tick in axes.get_yticks() if bottom <= tick <= top]
+    axes.set_ylim(top=float(transform.inverted().transform(np.array([low + (high - low) / (1 - share)]))[0]))
+    axes.set_yticks(ticks)
+
+
+def _finish(page: Page, axes: Axes, title: str) -> None:
     size = SMALL * page.scale
     plain_axes(axes)
     quiet_grid(axes, "y")
     axes.tick_params(labelsize=size, pad=2 * page.scale)
     axes.yaxis.set_major_locator(MaxNLocator(4, steps=[1, 2, 2.5, 5, 10]))
     axes.yaxis.set_major_formatter(FuncFormatter(plain_tick))
-    if axis == "layer":
-        last = max(float(np.max(line.get_xdata())) for line in axes.lines)
-        axes.set_xticks(np.unique(np.linspace(1, last, 5).round()))
-    axes.xaxis.set_major_formatter(FuncFormatter(plain_tick))
-    axes.set_xlabel(axis, fontsize=size, labelpad=2)
     axes.set_title(title, loc="left", fontsize=size, fontweight="bold", color=BLACK, pad=0.6 * size)
-
-
-def layer_words(layers: Sequence[str]) -> str:
-    """Which layers the numbers on an axis are."""
-    first, last = (short_name(layers[place], 34) for place in (0, -1))
-    return f"Layer 1: {first}; layer {len(layers)}: {last}."
-
-
-def layer_tails(layers: Sequence[str]) -> list[str]:
-    """Names of layers without what they begin with in common, but for its last part.
-
-    >>> layer_tails(["vision_model.encoder.layers.0", "vision_model.encoder.layers.1"])
-    ['layers.0', 'layers.1']
-    >>> layer_tails(["blocks.0", "norm"])
-    ['blocks.0', 'norm']
-    """
-    parts = [name.split(".") for name in layers]
-    common = 0
-    while all(len(one) > common + 1 and one[: common + 1] == parts[0][: common + 1] for one in parts):
-        common += 1
-    return [".".join(one[max(0, common - 1) :]) for one in parts]

@@ -184,7 +184,10 @@ def _no_cls(view: ViewStatistics, prefix: Prefix) -> str:
     if "cls" in names:
         return "not measured, although the model has a CLS token"
     before = ", ".join(f"{name} ({count})" for name, count in names.items()) or "no token"
-    return f"the model has no CLS token; before its patches: {before}"
+    return (
+        f"the model has no CLS token; before its patches: {before}. pooled: true compares with its pooled token, if "
+        "it makes one"
+    )
 
 
 def _masks_not_measured(analysis: TokenAnalysis) -> list[dict[str, str]]:

@@ -38,6 +38,11 @@ def view_in_words(view: ViewStatistics) -> str:
     return _VIEWS.get(view.view) or control_in_words(view.view)
 
 
+def cls_heading(view: ViewStatistics, prefix: Mapping[str, Sequence[str]] | None) -> str:
+    """What ``cls_similarity`` compares patches with, in a table or figure; prefix as of ``token_sentences``."""
+    return "CLS" if prefix is None or "cls" in prefix.get(view.view, ()) else "pooled"
+
+
 def similarity_number(analysis: TokenAnalysis, value: float, sign: bool = False) -> str:
     """A similarity or a difference of two: decimals of a cosine, telling digits of a dot product."""
     if analysis.similarity_metric == "cosine":
@@ -67,10 +72,9 @@ def _border(analysis: TokenAnalysis, view: ViewStatistics) -> str:
     drop, shifted, above = view.at("border_drop"), view.at("shifted_border_drop"), view.above_control_at("border_drop")
     if not drop.known:
         return ""
-    moves = "drops" if drop.value >= 0 else "rises"
-    size = drop if drop.value >= 0 else _negative(drop)
-    text = f"The similarity of neighbours {moves} by {_similarity(analysis, size)} at the lesion's border"
-    text += f" ({drop.n} {'image' if drop.n == 1 else 'images'} with a mask)"
+    text = f"The similarity of neighbours drops by {_similarity(analysis, drop)} at the lesion's border"
+    note = "; a negative drop is a rise" if drop.value < 0 else ""
+    text += f" ({drop.n} {'image' if drop.n == 1 else 'images'} with a mask{note})"
     if not shifted.known:
         return f"{text}; there are no shifted masks to compare it with."
     text += f", by {similarity_number(analysis, shifted.value)} at shifted borders"
@@ -133,10 +137,6 @@ def _confidence(analysis: TokenAnalysis) -> str:
     left_out = len(analysis.scores.skipped)
     skipped = f" {left_out} {'image was' if left_out == 1 else 'images were'} skipped." if left_out else ""
     return f"In brackets: {level} intervals over {drawn}{few}.{skipped}"
-
-
-def _negative(one: Estimate) -> Estimate:
-    return Estimate(-one.value, -one.hi, -one.lo, one.n)
 
 
 def _similarity(analysis: TokenAnalysis, one: Estimate, sign: bool = False) -> str:

@@ -154,10 +154,9 @@ class TokenSimilarity(LightningModule):
         return encoder.layer_root, chosen_layers(encoder, self.layers), []
 
     def look(self, images: Tensor) -> dict[str, Tensor]:
-        """The encoder on images (B, 3, H, W) in [-1, 1], resized to its size without keeping proportions."""
-        size = self.input_geometry.size_of((images.shape[-2], images.shape[-1]))
+        """The encoder on images (B, 3, H, W) in [-1, 1] of the size that ``input_geometry`` gives."""
         with torch.no_grad():
-            self.encoder(F.interpolate(images, size=size, mode="bilinear", align_corners=False))
+            self.encoder(images)
         return {}
 
     def describe(self) -> dict[str, Any]:
@@ -440,8 +439,8 @@ def _check_box(shown: Tensor, ids: Sequence[str], box: Tensor) -> None:
         part = [round(value, 1) for value in shown[unseen[0]].tolist()]
         raise ConfigurationError(
             f"The box {box.tolist()} (left, top, right, bottom in pixels of the file) lies outside what the encoder "
-            f"sees of {ids[unseen[0]]!r}, {part}. Give a box inside it, or set the fit of the encoder to stretch or "
-            "whole, which cut nothing off."
+            f"sees of {ids[unseen[0]]!r}, {part}. Give a box inside it; where a crop cut its place off, set the "
+            "encoder's fit to stretch or whole."
         )
 
 
