@@ -10,7 +10,7 @@ import pytest
 from commands import TWO, command
 from image_files import write_mask
 from pair_runs import SD, write
-from test_pair_processes import assert_close
+from result_tables import assert_close
 from token_runs import settings, write_images
 
 from layerscope.artifacts import read_csv, read_summary
