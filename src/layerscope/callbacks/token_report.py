@@ -94,12 +94,9 @@ class TokenReport(Callback):
         folder, data, task = run_folder(trainer), cast(Any, trainer).datamodule, cast(Any, pl_module)
         assert folder.directory is not None
         assert self._folder is not None
-        figures = (
-            {"figures/layer_curves.png": layer_curves_figure(analysis, self._table.prefix)}
-            if len(self._ids) > 1
-            else {}
-        )
-        headline = token_summary(analysis, self._table.prefix)
+        prefix = self._table.prefix
+        figures = {"figures/layer_curves.png": layer_curves_figure(analysis, prefix)} if len(self._ids) > 1 else {}
+        headline = token_summary(analysis, prefix)
         summary = {
             "task": "token_similarity",
             "experiment_name": folder.directory.path.name,
