@@ -207,6 +207,16 @@ def test_a_gpu_that_is_not_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) 
             assert "--trainer.accelerator=cpu --trainer.devices=1" in message
 
 
+@pytest.mark.parametrize("verb", ["fit", "validate", "predict"])
+def test_another_verb(verb: str, bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    path = write(bench.folder, "config", bench.config)
+    assert main([verb, "--config", str(path), "--experiment_name=run"]) == 2
+    message = " ".join(capsys.readouterr().err.split())
+    assert f"not for `layerscope {verb}`" in message
+    assert "for test in" in message
+    assert not bench.run.exists()
+
+
 # -- images ------------------------------------------------------------------------------------------------------------
 
 

@@ -110,11 +110,12 @@ def run_lightning(verb: str, arguments: Sequence[str], allow_import: Sequence[st
     except ArgumentError as error:
         raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
     except MisconfigurationException as error:
-        if re.search(r"No `\w+_step\(\)` method", str(error)):
+        # Of predict, Lightning asks for ``forward`` first.
+        if re.search(r"No `\w+_step\(\)` method|requires `forward` method", str(error)):
             raise ConfigurationError(
                 f"This configuration is not for `layerscope {verb}`: its task has no {verb} loop. Shipped ones "
-                "for fit are in vae/train and classifier/train, for test in vae/diagnostic and classifier/eval, for "
-                "predict in vae/reconstruct."
+                "for fit are in vae/train and classifier/train, for test in vae/diagnostic, classifier/eval, pairs and "
+                "tokens, for predict in vae/reconstruct."
             ) from error
         raise (
             explained_cause(error) or ConfigurationError(f"Lightning refuses this configuration: {error}")
