@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 TABLES = ("per_label.csv", "t_curve.csv", "agreement.csv", "collapse.csv", "worst_samples.csv")
 TOLERANCE = 1e-5
@@ -27,6 +29,22 @@ def assert_equal_results(first: Path, second: Path) -> None:
                 np.testing.assert_allclose(twins[name], arrays[name], atol=TOLERANCE, rtol=TOLERANCE, err_msg=name)
             else:
                 np.testing.assert_array_equal(twins[name], arrays[name], err_msg=name)
+
+
+def assert_close(one: Any, other: Any, place: str = "") -> None:
+    """Numbers to rounding, everything else exactly."""
+    if isinstance(one, dict):
+        assert one.keys() == other.keys(), place
+        for key, value in one.items():
+            assert_close(value, other[key], f"{place} {key}")
+    elif isinstance(one, list):
+        assert len(one) == len(other), place
+        for number, (value, twin) in enumerate(zip(one, other)):
+            assert_close(value, twin, f"{place} {number}")
+    elif isinstance(one, float):
+        assert other == pytest.approx(one, rel=1e-5, abs=1e-9, nan_ok=True), place
+    else:
+        assert one == other, place
 
 
 def _equal(cell: str, copy: str) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from commands import TWO, command
 from pair_runs import read_json, settings, write
+from result_tables import assert_close
 
 from layerscope.artifacts import read_csv, read_summary
 from layerscope.cli import main
@@ -54,22 +54,6 @@ def finished(folder: Path, path: Path, name: str, *overrides: str) -> Path:
     assert done.returncode == 0, done.stderr[-3000:]
     assert done.stdout.count("Results:") == 1
     return folder / "outputs" / name
-
-
-def assert_close(one: Any, other: Any, place: str = "") -> None:
-    """Numbers to rounding, everything else exactly."""
-    if isinstance(one, dict):
-        assert one.keys() == other.keys(), place
-        for key, value in one.items():
-            assert_close(value, other[key], f"{place} {key}")
-    elif isinstance(one, list):
-        assert len(one) == len(other), place
-        for number, (value, twin) in enumerate(zip(one, other)):
-            assert_close(value, twin, f"{place} {number}")
-    elif isinstance(one, float):
-        assert other == pytest.approx(one, rel=1e-5, abs=1e-9, nan_ok=True), place
-    else:
-        assert one == other, place
 
 
 @pytest.mark.slow

@@ -15,18 +15,20 @@ import pytest
 import torch
 from image_files import write_noise
 from pair_runs import write
-from PIL import Image
 from small_architectures import SMALL_KL
 from stand_ins import Witness
+from token_batches import batch_of
 from token_families import FAMILIES, TINY_CLIP
 from token_runs import ENCODER, TASK, clip, settings, write_images
 from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from layerscope.artifacts import read_summary
+from layerscope.callbacks.token_files import TokenArrays, write_image_files
 from layerscope.cli import main
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.models.timm_backbone import TimmBackbone
 from layerscope.models.transformers_tokens import TransformersTokens
+from layerscope.report.token_style import TokenPictures
 from layerscope.token_similarity import TokenSimilarityAnalyzer
 
 ALLOWED = ("--allow-import=pair_stand_ins", "--allow-import=stand_ins")
@@ -110,7 +112,7 @@ WRONG_SETTINGS: dict[str, tuple[list[str], list[str]]] = {
     "norm": ([f"{TASK}.norm=befor"], ["'before', 'after'", "befor"]),
     "box without area": ([f"{TASK}.box=[20, 20, 10, 10]"], ["no area", "left below right"]),
     "box of three": ([f"{TASK}.box=[20, 20, 10]"], ["expected 4 numbers"]),
-    "box outside": ([f"{TASK}.box=[90, 90, 99, 99]"], ["'a0', [1.1, 0.0, 37.7, 36.0]", "fit", "stretch or whole"]),
+    "box outside": ([f"{TASK}.box=[90, 90, 99, 99]"], ["'a0', [1.1, 0.0, 37.7, 36.0]", "fit to stretch or whole"]),
     "seed patch": ([f"{TASK}.seed_patch=[4, 0]"], ["[4, 0]", "4 rows and 4 columns", "counted from 0"]),
     "text": ([f"{TASK}.text=a lesion"], ["no text tower", "openai/clip-vit-base-patch16"]),
     "controls": ([f"{TASK}.controls=[jpeg_q75]"], ["there is no autoencoder", "leave controls out"]),
@@ -373,15 +375,11 @@ def test_what_is_no_picture(picture: Any, told: str) -> None:
         analyzer.analyze([np.zeros((40, 40)), picture])
 
 
-def test_every_kind_of_picture_gives_the_same(tmp_path: Path) -> None:
-    path = write_noise(tmp_path / "picture.png", size=(40, 36))
-    image = Image.open(path)
-    array = np.asarray(image)
+def test_files_of_a_process_do_not_come_back_after_the_folder_is_gone(tmp_path: Path) -> None:
+    """The first process has failed and cleared the run directory, and the second writes on until it learns of it."""
     analyzer = TokenSimilarityAnalyzer(tiny(), device="cpu")
-    expected = analyzer.analyze(path).horizontal_right
-    kinds = [str(path), image, array, array / 255, torch.from_numpy(array.copy()).movedim(-1, 0)]
-    results = analyzer.analyze(kinds)
-    assert len(results) == len(kinds)
-    for result in results:
-        np.testing.assert_allclose(result.horizontal_right, expected, rtol=0, atol=1e-6)
-    assert analyzer.analyze([]) == []
+    output = analyzer.task.test_step(batch_of(torch.zeros(1, 3, 32, 32)), 0)
+    for images in (1, 2):
+        with pytest.raises(FileNotFoundError):
+            write_image_files(tmp_path / "run" / "staging", output, 0, images, TokenPictures(limit=0), TokenArrays())
+    assert list(tmp_path.iterdir()) == []

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from lightning.pytorch import Trainer
@@ -42,7 +42,7 @@ class StagingFolder:
     def written(self) -> Iterator[None]:
         """Around writing a file: passes over one that cannot be written because the first process cleared the folder.
 
-        It failed then, ends this process too, and has told why.
+        It failed then, ends this process too, and has told why. Folders must be made without their parents.
         """
         try:
             yield
@@ -51,6 +51,10 @@ class StagingFolder:
                 raise
 
     def clear(self) -> None:
-        """Removes it, on the process that made it."""
+        """Removes it, on the process that made it; renamed before, so that no other puts a file in meanwhile."""
         if self._is_owner:
-            shutil.rmtree(self.path, ignore_errors=True)
+            gone = self.path.with_name(f"{self.path.name}-gone")
+            with suppress(OSError):
+                self.path.rename(gone)
+            for path in (gone, self.path):
+                shutil.rmtree(path, ignore_errors=True)

@@ -44,7 +44,9 @@ def write_image_files(
     target = folder if images == 1 else folder / "images" / safe_file_name(output.id[place])
     for name, content in _files(output, place, pictures, arrays):
         path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not with their parents: those that the first process took away must not come back.
+        for above in reversed(path.relative_to(folder).parents[:-1]):
+            (folder / above).mkdir(exist_ok=True)
         path.write_bytes(content)
 
 
