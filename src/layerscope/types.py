@@ -304,6 +304,7 @@ class LayerTokens:
         (R−1, C−1), similarity of a patch with its neighbour in that direction, at the place of the pair's left or upper
         one, for down-left at the place of its column less one;
         ``cls_similarity``, ``seed_similarity``, ``box_similarity``, ``text_similarity`` (R, C);
+        ``seed_patches``, ``box_patches`` bool (R, C), which patches these are compared with;
         ``norms`` (R, C), Euclidean; ``high_norm`` bool (R, C);
         ``token_change`` (R, C), 1 − cosine of the token with that of the first view at the same place.
         Names are left out that do not exist or were not asked for.

@@ -141,6 +141,8 @@ def test_seed_patch_and_box() -> None:
     tokens = list(block_outputs(encoder, image).values())[-1][0, 1:].double().unflatten(0, (14, 14))
     # Patches of 16 px: rows 2 and 3, columns 4 to 6.
     maps = next(iter(measured(encoder, image, seed_patch=[3, 5], box=[64, 32, 112, 64]).values())).maps
+    assert maps["box_patches"][0].nonzero().tolist() == [[row, column] for row in (2, 3) for column in (4, 5, 6)]
+    assert maps["seed_patches"][0].nonzero().tolist() == [[3, 5]]
     for name, reference in (("seed_similarity", tokens[3, 5]), ("box_similarity", tokens[2:4, 4:7].mean(dim=(0, 1)))):
         expected = torch.nn.functional.cosine_similarity(tokens, reference.expand_as(tokens), dim=-1)
         torch.testing.assert_close(maps[name][0].double(), expected, rtol=0, atol=1e-6, msg=name)

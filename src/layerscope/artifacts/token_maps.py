@@ -30,7 +30,7 @@ class ImageTokens:
     prefix: what the tokens before the patches are. cls_source: what ``cls_similarity`` compares with, ``cls`` or
         ``pooled``; "" where there is no such map.
     grid_size: (rows, columns) of patches. layers: L names, the last chosen one last.
-    maps: name to (L, h, w), see ``types.LayerTokens``: float32, ``high_norm`` bool.
+    maps: name to (L, h, w), see ``types.LayerTokens``: float32, or bool where it marks patches.
     prefix_norms: float32 (L, P). figures: name to float64 (L,), NaN where undefined.
     """
 

@@ -92,8 +92,11 @@ def measure_tokens(
     if questions.seed is not None:
         row, column = questions.seed
         maps["seed_similarity"] = similarity_to(grid, grid[:, row, column], questions.metric, norms)
+        maps["seed_patches"] = torch.zeros_like(norms, dtype=torch.bool)
+        maps["seed_patches"][:, row, column] = True
     if places.box is not None:
-        region = region_mean(grid, places.box.repeat(views, 1, 1))
+        maps["box_patches"] = places.box.repeat(views, 1, 1)
+        region = region_mean(grid, maps["box_patches"])
         maps["box_similarity"] = similarity_to(grid, region, questions.metric, norms)
     if references.text is not None:
         projected, text = references.text

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerscope.artifacts.token_maps import ImageTokens
+from layerscope.artifacts.token_maps import REFERENCES, ImageTokens
 from layerscope.report.figure_style import SMALL, WIDTH, figure_bytes, short_name
 from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
@@ -36,6 +36,7 @@ from layerscope.report.token_panels import (
     draw_numbers,
     draw_outline,
     draw_picture,
+    draw_region,
     fitted,
     high_norm,
     map_scale,
@@ -49,7 +50,7 @@ from layerscope.report.token_style import TokenPictures
 _FIRST = ("horizontal_right", "vertical_down", "cls_similarity")
 """Maps whose panel is there even if the map is not: it says why."""
 
-_ELSEWHERE = ("norm_max", "high_norm_share", "neighbour_similarity", "cls_similarity")
+_ELSEWHERE = ("norm_max", "high_norm_share", "neighbour_similarity", *REFERENCES)
 """Figures that stand among the numbers in other words, or over the maps."""
 
 _WORDS = {"norm_median": "median norm"}
@@ -296,6 +297,7 @@ def _map_panel(page: Page, axes: Axes, tokens: ImageTokens, name: str, style: To
     high = high_norm(tokens)
     if name == "norms" and high is not None:
         mark_high_norms(page, axes, high, tokens.grid_size)
+    draw_region(axes, tokens, name)
     draw_outline(axes, mask, tokens.grid_size)
 
 
@@ -332,6 +334,7 @@ def _notes(tokens: ImageTokens, mask: Mask | None) -> list[str]:
     """Lines for the foot: what marks mean, and which layers the curves are over."""
     marks = [_SPREAD]
     marks += ["Dots, and frames on the picture: high-norm tokens."] if high_norm(tokens) is not None else []
+    marks += ["White line: what is compared with."] if {"seed_patches", "box_patches"} & set(tokens.maps) else []
     marks += ["Cyan: lesion mask."] if mask is not None and mask.any() else []
     if len(tokens.layers) == 1:
         return [" ".join(marks)]

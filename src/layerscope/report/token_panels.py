@@ -15,6 +15,7 @@ import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
+from matplotlib.collections import LineCollection
 from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -243,6 +244,9 @@ def draw_picture(
         axes.plot(*corners, color=VERMILION, linewidth=1.1, solid_joinstyle="miter")
 
 
+_REGIONS = {"seed_similarity": "seed_patches", "box_similarity": "box_patches"}
+
+
 def _patch_points(page: Page, axes: Axes, grid: tuple[int, int]) -> float:
     """The shorter side of a patch in points."""
     box = axes.get_position()
@@ -266,6 +270,21 @@ def draw_outline(axes: Axes, mask: Mask | None, grid: tuple[int, int]) -> None:
     y = (np.arange(padded.shape[0]) - 0.5) * grid[0] / mask.shape[0]
     for colour, width in (("black", 2.0), (MASK, 1.0)):
         axes.contour(x, y, padded, levels=[0.5], colors=colour, linewidths=width)
+
+
+def draw_region(axes: Axes, tokens: ImageTokens, name: str) -> None:
+    """The edge of the patches that a map compares with, the seed or those of a box, as a white line in a dark one."""
+    patches = tokens.maps.get(_REGIONS.get(name, ""))
+    if patches is None:
+        return
+    inside = np.pad(patches[-1], 1)
+    # Sides of patches across which a row or column of patches is left: the right one of a column, the lower of a row.
+    rows, columns = np.nonzero(inside[1:-1, 1:] != inside[1:-1, :-1])
+    sides = [((column, row), (column, row + 1)) for row, column in zip(rows, columns)]
+    rows, columns = np.nonzero(inside[1:, 1:-1] != inside[:-1, 1:-1])
+    sides += [((column, row), (column + 1, row)) for row, column in zip(rows, columns)]
+    for colour, width in (("black", 2.6), ("white", 1.2)):
+        axes.add_collection(LineCollection(sides, colors=colour, linewidths=width, capstyle="projecting", zorder=3))
 
 
 def draw_numbers(page: Page, axes: Axes, rows: Sequence[tuple[str, str]]) -> None:
