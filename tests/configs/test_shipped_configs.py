@@ -53,6 +53,8 @@ TINY_TOKENS: dict[str, dict[str, Any]] = {
     "dinov2": _TINY | {"model_type": "dinov2_with_registers", "num_register_tokens": 4},
     "clip": TINY_CLIP,
 }
+# Of the configurations of tokens those whose pictures are drawn for an image.
+PICTURED = ("tiny_random", "reconstruction", "two_models")
 # What the layers that each configuration of pairs watches are called.
 WATCHED = {"timm.yaml": r"blocks\.\d+", "transformers.yaml": r"(vision_model\.)?encoder\.layers\.\d+"}
 WATCHED |= {"phantom.yaml": r"(encoder|decoder)\..+"}
@@ -252,7 +254,9 @@ def pair_overrides(config: dict[str, Any], local: StandIns) -> Iterator[str]:
 def token_overrides(config: dict[str, Any], local: StandIns) -> Iterator[str]:
     """Few images, pictures of one of them, and models without weights; all else stays as configured."""
     model = config["model"]["init_args"]
-    yield from ("--trainer.accelerator=cpu", "--trainer.devices=1", "--trainer.callbacks.visualization.limit=1")
+    pictured = int(config["experiment_name"] in PICTURED)
+    yield from ("--trainer.accelerator=cpu", "--trainer.devices=1")
+    yield f"--trainer.callbacks.visualization.limit={pictured}"
     yield from (f"--data.{key}={value}" for key, value in {"limit": IMAGES, "batch_size": 2, "num_workers": 0}.items())
     yield from (f"--data.path={local.pairs / 'positive'}", f"--data.masks={local.pairs / 'masks'}")
     for key in ("encoder", "other_encoder"):
@@ -347,11 +351,12 @@ def check_tokens(run: Path, config: dict[str, Any]) -> None:
             assert tokens.cls_source == ("pooled" if model.get("pooled") else "cls")
             assert tokens.prefix.count("register") == (4 if "dinov2" in str(model["encoder"]) else 0)
     pictured = [folder for folder in folders if (folder / "similarity_analysis_combined.png").is_file()]
-    assert pictured == folders[:1]
-    names = {file.relative_to(pictured[0]).as_posix() for file in pictured[0].rglob("*") if file.is_file()}
-    for name in ("horizontal_similarity", "vertical_similarity", "cls_similarity"):
-        assert {f"individual/{name}.png", f"overlays/{name}.png"} <= names
-    assert {f"comparison_{view}.png" for view in views[1:] if view not in CONTROLS} <= names
+    assert pictured == (folders[:1] if config["experiment_name"] in PICTURED else [])
+    for folder in pictured:
+        names = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()}
+        for name in ("horizontal_similarity", "vertical_similarity", "cls_similarity"):
+            assert {f"individual/{name}.png", f"overlays/{name}.png"} <= names
+        assert {f"comparison_{view}.png" for view in views[1:] if view not in CONTROLS} <= names
     figures = {row["figure"] for row in read_csv(run / "aggregate.csv")}
     assert {"neighbour_similarity", "cls_similarity", "effective_rank", "border_drop"} <= figures
     assert (run / "figures/layer_curves.png").is_file()

@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 import transformers
@@ -13,7 +12,7 @@ from image_files import write_noise
 from pair_runs import SDXL
 from tiny_vits import pictures, write_whole_clip
 from token_batches import batch_of
-from token_families import TINY_CLIP, token_encoder
+from token_families import token_encoder
 from torch import Tensor, nn
 
 from layerscope.artifacts import read_csv, read_summary
@@ -134,25 +133,3 @@ def test_a_reconstruction_of_images_that_the_vae_does_not_divide() -> None:
     layers = {name: next(iter(view.layers.values())) for name, view in list(views.items())[1:]}
     change = {name: float(layer.figures["token_change"].mean()) for name, layer in layers.items()}
     assert change["roundtrip8"] < change["jpeg_q75"] < change["reconstruction"]
-
-
-def test_two_models_see_the_same_images_each_in_its_own_way(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    for number in range(3):
-        write_noise(tmp_path / f"images/{number}.png", size=(40, 60), seed=number)
-    for name, size in (("small", 32), ("large", 64)):
-        TransformersTokens(config=TINY_CLIP | {"image_size": size}, seed=0).model.save_pretrained(tmp_path / name)  # type: ignore[operator]
-    arguments = ["--model.encoder.source=small", "--model.other_encoder.source=large", "--data.path=images"]
-    arguments += ["--data.num_workers=0", "--trainer.accelerator=cpu", "--trainer.callbacks.visualization.limit=1"]
-    assert main(["test", "--debug", "--config=configs/tokens/two_models.yaml", *arguments]) == 0
-    run = tmp_path / "outputs/tokens/two_models"
-    first, second = (read_image_tokens(run / f"images/1/similarities{end}.npz") for end in ("", "_other_model"))
-    assert (first.grid_size, second.grid_size) == ((4, 4), (8, 8))
-    assert (first.model, second.model) == ("small", "large")
-    assert "token_change" not in second.maps
-    assert (run / "images/0/comparison_other_model.png").is_file()
-    # The second model alone gives the same.
-    alone = ["--config=configs/tokens/clip_vit_large_patch14.yaml", "--model.encoder.source=large", *arguments[2:]]
-    assert main(["test", *alone, "--model.layers=all", "--experiment_name=alone"]) == 0
-    again = read_image_tokens(tmp_path / "outputs/tokens/alone/images/1/similarities.npz")
-    np.testing.assert_allclose(again.maps["cls_similarity"], second.maps["cls_similarity"], atol=1e-6)

@@ -105,7 +105,7 @@ def _change(analysis: TokenAnalysis, view: ViewStatistics) -> str:
             told = f"; ratio {_amount(ratio)}" if ratio.known else ""
             beside.append(f"{control_in_words(control.view)} by {significant(other.value, _DIGITS)}{told}")
     text += "".join(f", {one}" for one in beside)
-    if len(view.layer) > 1 and row < len(view.layer) - 1:
+    if len(view.layer) > 1 and row < len(view.layer) - 1 and view.at(CHANGE, row).value > 0:
         largest = significant(view.at(CHANGE, row).value, _DIGITS)
         text += f". The mean change is largest at {view.layer[row]} ({largest})"
     return f"{text}."
@@ -119,7 +119,7 @@ def _differences(analysis: TokenAnalysis, view: ViewStatistics) -> str:
     where = f"at {view.layer[-1]}" if view.same_layers else f"at {view.layer[-1]} against {first.layer[-1]}"
     text = f"In {name} the similarity of neighbours differs by {amount} {where}"
     if difference.value == difference.lo == difference.hi == 0:
-        text = f"In {name} the similarity of neighbours is the same {where}"
+        return f"In {name} the similarity of neighbours is the same {where}."
     layers = [layer for layer in range(len(view.layer)) if view.difference_at(_SIMILARITY, layer).known]
     if len(layers) > 1 and math.isfinite(difference.lo):
         sure = [layer for layer in layers if view.difference_at(_SIMILARITY, layer).sure]
