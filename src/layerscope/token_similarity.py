@@ -26,7 +26,7 @@ from layerscope.callbacks.token_files import npz_bytes
 from layerscope.data.images import image_tensor, read_pixels
 from layerscope.data.in_memory import in_memory_pixels
 from layerscope.data.model_input import fit_geometry
-from layerscope.errors import ConfigurationError
+from layerscope.errors import ConfigurationError, DataError
 from layerscope.report.figure_style import figure_bytes
 from layerscope.report.token_comparison import comparison_figure
 from layerscope.report.token_figures import combined_figure
@@ -191,9 +191,16 @@ class TokenSimilarityAnalyzer:
 
     def _measure(self, picture: Picture, number: int, other: Picture | None = None) -> list[TokenSimilarityResult]:
         image, shown = self._input(picture)
+        second = None if other is None else self._input(other)[0]
+        if second is not None and second.shape != image.shape:
+            sizes = [f"{one.shape[-1]}×{one.shape[-2]}" for one in (image, second)]
+            raise DataError(
+                f"{_name(picture, 0)!r} becomes {sizes[0]} pixels for the model and {_name(other, 1)!r} {sizes[1]}: "
+                "their tokens have no common places. Cut both to the same proportions, or leave fit at processor."
+            )
         batch = TokenBatch(
             image=image,
-            other=None if other is None else self._input(other)[0],
+            other=second,
             other_mask=None,
             other_shown=None,
             mask=torch.zeros(1, *image.shape[-2:], dtype=torch.bool, device=self.task.device),
@@ -228,12 +235,13 @@ def chosen_device(device: str | int | None) -> torch.device:
     gpus = torch.cuda.device_count()
     if device is None:
         return torch.device("cuda" if gpus else "mps" if torch.backends.mps.is_available() else "cpu")
+    expected = f"device is {device!r}: expected cpu, mps, cuda, cuda:1, the number of a GPU, or None."
     try:
-        wanted = torch.device("cuda", device) if isinstance(device, int) else torch.device(device)
-    except RuntimeError as error:
-        raise ConfigurationError(
-            f"device is {device!r}: expected cpu, mps, cuda, cuda:1, the number of a GPU, or None."
-        ) from error
+        wanted = torch.device("cuda", device) if type(device) is int else torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise ConfigurationError(expected) from error
+    if wanted.type not in ("cpu", "cuda", "mps"):
+        raise ConfigurationError(expected)
     missing = (wanted.type == "cuda" and (wanted.index or 0) >= gpus) or (
         wanted.type == "mps" and not torch.backends.mps.is_available()
     )

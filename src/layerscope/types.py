@@ -259,12 +259,14 @@ class TokenLayout(NamedTuple):
     """How a vision transformer's tokens stand in its sequence: the prefix, then the patches row by row.
 
     prefix: what each token before the patches is: ``cls``, ``distillation``, ``register``; empty for SigLIP.
-    rows, columns: of the patches.
+    rows, columns: of the patches. covered: the upper left part of the image that they cover, (H, W) in pixels; None
+        where they cover all of it.
     """
 
     prefix: tuple[str, ...]
     rows: int
     columns: int
+    covered: tuple[int, int] | None = None
 
 
 class TokenBatch(TypedDict):
@@ -323,14 +325,17 @@ class TokenView:
 
     name: ``image``; what it is compared with: ``other``, ``reconstruction``, ``other_model``, or a control's name.
     model: its source. cls_source: what ``cls_similarity`` compares patches with, ``cls``, ``pooled`` or "" without one.
-    image: (B, 3, H, W) in [-1, 1], the part that its patches cover. layout: of its tokens. layers: name to what was
-        measured, in order.
+    image: (B, 3, H, W) in [-1, 1], the part that its patches cover. mask: bool (B, H, W), the lesion there. shown:
+        float64 (B, 4), left, top, right and bottom of that part in pixels of the picture in the file.
+    layout: of its tokens. layers: name to what was measured, in order.
     """
 
     name: str
     model: str
     cls_source: str
     image: Tensor
+    mask: Tensor
+    shown: NDArray[np.float64]
     layout: TokenLayout
     layers: dict[str, LayerTokens]
 
@@ -339,13 +344,12 @@ class TokenView:
 class TokenOutput:
     """What a token diagnosis saw of one batch; callbacks read it and never recompute.
 
-    id, index, mask, has_mask, skipped: as in ``TokenBatch``. views: the images first, then what they are compared with;
+    id, index, has_mask, skipped: as in ``TokenBatch``. views: the images first, then what they are compared with;
     empty where B is 0. metric: of the similarities. norm: whether tokens were taken before or after the final norm.
     """
 
     id: list[str]
     index: Tensor
-    mask: Tensor
     has_mask: Tensor
     skipped: list[SkippedSample]
     views: list[TokenView]

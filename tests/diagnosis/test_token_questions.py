@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 import transformers
-from image_files import write_noise
+from image_files import write_mask, write_noise
 from pair_runs import SDXL
 from tiny_vits import pictures, write_whole_clip
 from token_batches import batch_of
-from token_families import token_encoder
+from token_families import TINY_CLIP, token_encoder
 from torch import Tensor, nn
 
 from layerscope.artifacts import read_csv, read_summary
 from layerscope.artifacts.token_maps import read_image_tokens
 from layerscope.cli import main
+from layerscope.data.image_paths import ImagePaths
 from layerscope.errors import ConfigurationError
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.transformers_tokens import TransformersTokens
@@ -118,6 +120,44 @@ def test_a_text_is_compared_as_clip_does(tmp_path: Path) -> None:
         text = whole.get_text_features(**tokenizer(["a cat"], return_tensors="pt")).pooler_output[0]
     expected = torch.nn.functional.cosine_similarity(patches, text.expand_as(patches), dim=-1)
     torch.testing.assert_close(layer.maps["text_similarity"][0], expected, rtol=0, atol=1e-6)
+
+
+def test_each_model_has_its_own_part_of_the_picture_and_of_the_mask(tmp_path: Path) -> None:
+    """A picture twice as wide as high: one model sees the central square, the other all of it, stretched."""
+    write_noise(tmp_path / "one.png", size=(96, 48))
+    write_mask(tmp_path / "masks/one.png", (12, 0, 48, 24), size=(96, 48))
+    encoder = TransformersTokens(config=TINY_CLIP, seed=0)
+    other = TransformersTokens(config=TINY_CLIP, seed=1, fit="stretch")
+    task = TokenSimilarity(encoder, other_encoder=other).eval()
+    data = ImagePaths(str(tmp_path / "one.png"), masks=str(tmp_path / "masks/one.png"))
+    data.trainer = SimpleNamespace(lightning_module=task)  # type: ignore[assignment]
+    data.setup("test")
+    first, second = task.measure(next(iter(data.test_dataloader())))
+    assert (first.shown.tolist(), second.shown.tolist()) == ([[24, 0, 72, 48]], [[0, 0, 96, 48]])
+    # Of columns 12 to 48 in the file the first sees 24 to 48, at 32 / 48 of their size, the second all, at 32 / 96.
+    assert mask_box(first.mask[0]) == (0, 0, 16, 16)
+    assert mask_box(second.mask[0]) == (4, 0, 16, 16)
+
+
+def mask_box(mask: Tensor) -> tuple[int, ...]:
+    """Left, top, right and bottom of what is True."""
+    rows, columns = mask.nonzero().T
+    return int(columns.min()), int(rows.min()), int(columns.max()) + 1, int(rows.max()) + 1
+
+
+def test_patches_cover_less_than_an_image_that_they_do_not_divide() -> None:
+    """48 px hold three patches of 14 px: six pixels, more than there are patches, are seen by none."""
+    encoder = TransformersTokens(config=TINY_CLIP | {"image_size": 48, "patch_size": 14}, seed=0)
+    mask = torch.zeros(1, 48, 48, dtype=torch.bool)
+    mask[:, 14:28, 28:42] = True
+    task = TokenSimilarity(encoder, box=[28, 14, 42, 28]).eval()
+    view = task.measure(batch_of(pictures(48, 48, count=1), mask=mask))[0]
+    assert tuple(view.image.shape[-2:]) == (42, 42)
+    assert view.shown.tolist() == [[0, 0, 42, 42]]
+    layer = next(iter(view.layers.values()))
+    assert layer.maps["box_patches"][0].nonzero().tolist() == [[1, 2]]
+    similarity = layer.maps["horizontal_right"][0, 1, 1], *layer.maps["vertical_down"][0, :, 2]
+    assert float(layer.figures["border_similarity"][0]) == pytest.approx(float(sum(similarity)) / 3, rel=1e-6)
 
 
 def test_a_reconstruction_of_images_that_the_vae_does_not_divide() -> None:

@@ -184,7 +184,7 @@ class TestSizes:
         """384 pixels and patches of 14: timm leaves the last six out."""
         arguments = {"model_kwargs": TIMM_VIT, "seed": 1}
         encoder = TimmTokens("vit_so400m_patch14_siglip_384", **arguments).eval()
-        assert encoder.token_layout((384, 384)) == TokenLayout((), 27, 27)
+        assert encoder.token_layout((384, 384)) == TokenLayout((), 27, 27, (378, 378))
         assert encoder(pictures(384, 384, count=1)).shape == (1, 729, 32)
         whole = TimmTokens("vit_so400m_patch14_siglip_384", fit="whole", **arguments)
         assert whole.input_geometry == InputGeometry(378, step=(14, 14), smallest=(14, 14))

@@ -215,7 +215,7 @@ class TestSizes:
         """As SigLIP's 384 with patches of 14: the last pixels are not seen."""
         encoder = TransformersTokens(config=FAMILIES["siglip"].config | {"image_size": 36}, seed=1).eval()
         assert encoder.input_geometry.resize == (36, 36)
-        assert encoder.token_layout((36, 36)) == TokenLayout((), 4, 4)
+        assert encoder.token_layout((36, 36)) == TokenLayout((), 4, 4, (32, 32))
         assert encoder(pictures(36, 36)).shape == (2, 16, 32)
         with pytest.raises(ConfigurationError, match="no multiple"):
             encoder(pictures(36, 32))

@@ -66,6 +66,7 @@ def image_tokens(
         "model": "openai/clip-vit-base-patch32",
         "similarity_metric": "cosine",
         "norm": "after",
+        "shown": (0.0, 0.0, 90.0, 90.0),
         "prefix": ("cls",) if cls == "cls" else (),
         "prefix_norms": np.full((len(layers), 1 if cls == "cls" else 0), 3.0, dtype=np.float32),
         "figures": {"effective_rank": np.linspace(2, 4, len(layers)), "border_drop": np.full(len(layers), np.nan)},
@@ -263,7 +264,7 @@ def test_a_comparison_shows_both_and_their_signed_difference() -> None:
     pictures = picture_of((4, 6)), picture_of((4, 6)) // 2
     mask = np.zeros((32, 48), dtype=bool)
     mask[8:20, 8:20] = True
-    figure = comparison_figure(pictures[0], first, pictures[1], second, SMALL, mask)
+    figure = comparison_figure(pictures[0], first, pictures[1], second, SMALL, (mask, mask))
     for title, name in (("horizontal (→)", "horizontal_right"), ("patch to CLS", "cls_similarity")):
         shown = panels(figure, title)
         expected = first.maps[name][-1].astype(np.float64) - second.maps[name][-1]
@@ -299,6 +300,17 @@ def test_two_models_are_compared_as_far_as_they_can_be() -> None:
     with pytest.raises(ConfigurationError, match=r"'norms' of .* have no difference: norms of two models have no"):
         difference_map(first, second, "norms")
     assert "averaged to 6 × 6" in said(difference_figure(first, second, "vertical_down"))
+    pooled = replace(image_tokens((6, 6), view="other_model", cls="pooled"), cls_source="pooled")
+    with pytest.raises(ConfigurationError, match="compared with other tokens: cls and pooled"):
+        difference_map(first, pooled, "cls_similarity")
+    # Half of a patch of the coarser grid is 7.5 px.
+    difference_map(first, replace(second, shown=(7.0, 0.0, 90.0, 97.0)), "vertical_down")
+    cropped = replace(second, shown=(8.0, 0.0, 82.0, 90.0))
+    with pytest.raises(ConfigurationError, match="see different parts of the picture"):
+        difference_map(first, cropped, "vertical_down")
+    assert "different parts\nof the picture" in said(
+        comparison_figure(picture_of((6, 6)), first, picture_of((9, 9)), cropped, SMALL)
+    )
     products = replace(second, similarity_metric="dot_product")
     with pytest.raises(ConfigurationError, match="different metrics"):
         difference_map(first, products, "vertical_down")

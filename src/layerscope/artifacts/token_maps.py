@@ -29,6 +29,7 @@ class ImageTokens:
     similarity_metric: ``cosine`` or ``dot_product``. norm: ``before`` or ``after`` the model's final norm.
     prefix: what the tokens before the patches are. cls_source: what ``cls_similarity`` compares with, ``cls`` or
         ``pooled``; "" where there is no such map.
+    shown: left, top, right and bottom of the part that the patches cover, in pixels of the picture in the file.
     grid_size: (rows, columns) of patches. layers: L names, the last chosen one last.
     maps: name to (L, h, w), see ``types.LayerTokens``: float32, or bool where it marks patches.
     prefix_norms: float32 (L, P). figures: name to float64 (L,), NaN where undefined.
@@ -41,6 +42,7 @@ class ImageTokens:
     norm: str
     prefix: tuple[str, ...]
     cls_source: str
+    shown: tuple[float, float, float, float]
     grid_size: tuple[int, int]
     layers: tuple[str, ...]
     maps: dict[str, NDArray]
@@ -59,6 +61,7 @@ class ImageTokens:
         arrays |= {f"{_FIGURE}{name}": values for name, values in self.figures.items()}
         texts = ("id", "view", "model", "similarity_metric", "norm", "cls_source")
         return arrays | {
+            "shown": np.array(self.shown, dtype=np.float64),
             "grid_size": np.array(self.grid_size, dtype=np.int64),
             "layers": np.array(self.layers),
             "prefix": np.array(self.prefix, dtype=np.str_),
@@ -82,8 +85,10 @@ def read_image_tokens(path: str | Path) -> ImageTokens:
         maps = {name: stored[f"{name}{_PER_LAYER}"] if len(layers) > 1 else stored[name][None] for name in names}
         texts = {name: str(stored[name]) for name in ("id", "view", "model", "similarity_metric", "norm", "cls_source")}
         rows, columns = stored["grid_size"].tolist()
+        left, top, right, bottom = stored["shown"].tolist()
         return ImageTokens(
             prefix=tuple(stored["prefix"].tolist()),
+            shown=(left, top, right, bottom),
             grid_size=(rows, columns),
             layers=layers,
             maps=maps,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -29,6 +30,7 @@ def image_tokens(output: TokenOutput, place: int) -> list[ImageTokens]:
             norm=output.norm,
             prefix=view.layout.prefix,
             cls_source=view.cls_source,
+            shown=tuple(view.shown[place].tolist()),
             grid_size=(view.layout.rows, view.layout.columns),
             layers=tuple(view.layers),
             maps={name: _over_layers(view, "maps", name, place) for name in next(iter(view.layers.values())).maps},
@@ -54,5 +56,6 @@ def _over_layers(view: TokenView, kind: str, name: str, place: int) -> NDArray[A
 
 
 def _array(values: Tensor) -> NDArray[Any]:
-    array: NDArray[Any] = (values.float() if values.is_floating_point() else values).cpu().numpy()
+    # NumPy knows no bfloat16.
+    array: NDArray[Any] = (values.float() if values.dtype in (torch.bfloat16, torch.float16) else values).cpu().numpy()
     return array

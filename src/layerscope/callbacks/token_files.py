@@ -61,13 +61,13 @@ def _files(
     if int(output.index[place]) >= pictures.limit:
         return
     seen = [picture_of(view, place) for view in output.views]
-    height, width = seen[0].shape[:2]
-    mask = output.mask[place, :height, :width].cpu().numpy() if bool(output.has_mask[place]) else None
-    yield from token_files(seen[0], views[0], pictures, mask)
-    for picture, tokens in zip(seen[1:], views[1:]):
+    has_mask = bool(output.has_mask[place])
+    masks = [view.mask[place].cpu().numpy() if has_mask else None for view in output.views]
+    yield from token_files(seen[0], views[0], pictures, masks[0])
+    for picture, tokens, mask in zip(seen[1:], views[1:], masks[1:]):
         if tokens.view in CONTROLS:
             continue  # a measure for the others' figures, nothing to look at
-        yield from comparison_files(seen[0], views[0], picture, tokens, pictures, mask)
+        yield from comparison_files(seen[0], views[0], picture, tokens, pictures, (masks[0], mask))
 
 
 def npz_bytes(arrays: Mapping[str, NDArray]) -> bytes:

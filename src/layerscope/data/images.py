@@ -173,8 +173,8 @@ def _open(path: Path, max_pixels: int) -> Image.Image:
     """The file with its header read and its size checked."""
     if not path.is_file():
         raise DataError(
-            f"The image {path} does not exist or is not a file. Correct the path in the table, or `root`, which "
-            "relative paths start from."
+            f"The image {path} does not exist or is not a file (seen from {Path.cwd()}). Correct the path; those in a "
+            "table start from `root`."
         )
     if path.stat().st_size == 0:
         raise DataError(f"The image {path} is empty (0 bytes). Copy the file again, or take it out of the data.")

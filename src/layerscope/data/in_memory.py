@@ -54,6 +54,8 @@ def _of_pillow(image: Image.Image) -> NDArray[np.float32]:
                 f"The PIL image has the mode {image.mode} (32-bit or floating point numbers), whose black and white "
                 "are not defined. Convert it, or give an array in [0, 1]."
             )
+    if image.mode == "La":  # Pillow converts grey with premultiplied alpha only to its like
+        image = image.convert("LA")
     has_alpha = image.mode in ("PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info
     return np.asarray(image.convert("RGBA" if has_alpha else "RGB")).astype(np.float32) / np.float32(255)
 

@@ -20,6 +20,9 @@ HALF_SHIFTS = ((2, 0), (0, 2), (2, 2))
 QUARTER_SHIFTS = ((1, 0), (3, 0), (0, 1), (0, 3), (1, 1), (1, 3), (3, 1), (3, 3))
 """What is tried for a mask that overlaps all its half shifts."""
 
+AUROC = 3
+"""Place of the AUROC among the five figures of ``localisation``."""
+
 
 class MaskPixels(NamedTuple):
     """Where the masks of B images are, prepared once for all layers.

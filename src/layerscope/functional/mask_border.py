@@ -29,7 +29,8 @@ def border_figures(maps: Mapping[str, Tensor], inside: Tensor) -> dict[str, Tens
     - ``border_drop``: mean over all pairs that do not cross, less ``border_similarity``. Positive where the model
       sees an edge at the border.
     - ``shifted_border_drop``: mean of ``border_drop`` over copies of the lesion elsewhere in the grid
-      (``localisation.shifted_masks``): what a border that means nothing would show.
+      (``localisation.shifted_masks``), over the pairs that do not cross the lesion's own border: what a border that
+      means nothing would show. A copy that is rolled over the image's edge keeps its area, not its length of border.
 
     NaN where there is no such pair, and for the last where no copy counts. float32 on MPS.
 
@@ -45,7 +46,8 @@ def border_figures(maps: Mapping[str, Tensor], inside: Tensor) -> dict[str, Tens
     copies, valid = shifted_masks(inside)
     one, other = (side.unflatten(0, copies.shape[:2]) for side in _sides(copies.flatten(0, 1)))
     moved = one ^ other
-    drops = _mean(similarity, ~moved) - _mean(similarity, moved)
+    # The lesion's own border would make the rest less alike and the copies' borders more, or the other way round.
+    drops = _mean(similarity, ~moved & ~crossing) - _mean(similarity, moved & ~crossing)
     return {
         "border_similarity": border,
         "inside_similarity": _mean(similarity, first & second),

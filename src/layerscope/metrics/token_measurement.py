@@ -9,17 +9,14 @@ import torch
 from torch import Tensor
 
 from layerscope.functional.effective_rank import effective_rank
-from layerscope.functional.localisation import localisation_with_control
+from layerscope.functional.localisation import AUROC, localisation_with_control
 from layerscope.functional.mask_border import BORDER_FIGURES, border_figures
 from layerscope.functional.memory_blocks import sum_dtype
-from layerscope.functional.token_norms import high_norm, token_norms
+from layerscope.functional.token_norms import HIGH_NORM_RATIO, high_norm, token_norms
 from layerscope.functional.token_regions import patch_mask, region_mean
 from layerscope.functional.token_similarity import neighbour_maps, similarity_to, token_change
 from layerscope.functional.token_summaries import map_correlation, map_figures
 from layerscope.types import LayerTokens, TokenLayout, TokenMetric
-
-# Place of the pixel AUROC among the figures of ``functional.localisation``.
-_AUROC = 3
 
 
 @dataclass(frozen=True)
@@ -35,7 +32,7 @@ class TokenQuestions:
     diagonals: bool = False
     effective_rank: bool = True
     seed: tuple[int, int] | None = None
-    high_norm_ratio: float = 3.0
+    high_norm_ratio: float = HIGH_NORM_RATIO
     high_norm_cutoff: float | None = None
 
 
@@ -134,7 +131,7 @@ def measure_tokens(
         part.figures["map_correlation"] = map_correlation(parts[0].maps, part.maps)
         auroc = [nothing, nothing]
         if inside is not None:
-            auroc = [figure[:, _AUROC] for figure in localisation_with_control(change, inside)]
+            auroc = [figure[:, AUROC] for figure in localisation_with_control(change, inside)]
         part.figures["token_change_auroc"], part.figures["shifted_token_change_auroc"] = auroc
     return parts
 

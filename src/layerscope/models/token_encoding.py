@@ -87,7 +87,10 @@ class TokenEncoding(VisionBackbone):
         """
         self._check_size(image_size)
         patch = self._facts.patch
-        return TokenLayout(self._facts.prefix, image_size[0] // patch[0], image_size[1] // patch[1])
+        rows, columns = image_size[0] // patch[0], image_size[1] // patch[1]
+        # SigLIP's 384 pixels are no multiple of its patches of 14.
+        covered = (rows * patch[0], columns * patch[1])
+        return TokenLayout(self._facts.prefix, rows, columns, None if covered == image_size else covered)
 
     def normalise(self, image: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to what the model expects: mean and std removed, in its precision, never resized.

@@ -74,8 +74,7 @@ _SAME = 1e-6
 def difference_map(first: ImageTokens, second: ImageTokens, name: str) -> Map:
     """The first's map less the second's in the last layer, float64 (h, w).
 
-    Where the grids differ, both are averaged to the coarser one (``token_places.on_grid``), on the assumption that both
-    cover the same part of the picture.
+    Where the grids differ, both are averaged to the coarser one (``token_places.on_grid``).
 
     Raises:
         ConfigurationError: the maps cannot be compared (``incomparable``).
@@ -97,9 +96,31 @@ def incomparable(first: ImageTokens, second: ImageTokens, name: str) -> str:
         return "; ".join(dict.fromkeys(f"{side}: {why}" for side, why in zip("AB", whys) if why)).replace("; ", "\n")
     if first.similarity_metric != second.similarity_metric and name != "norms":
         return "different metrics"
-    if first.model != second.model and not bounded(first, name):
+    if not same_part(first, second):
+        return "the models see different\nparts of the picture"
+    if _two_models(first, second) and not bounded(first, name):
         return f"{'norms' if name == 'norms' else 'dot products'} of two models\nhave no common unit"
+    if name == "cls_similarity" and first.cls_source != second.cls_source:
+        return f"compared with other tokens:\n{first.cls_source} and {second.cls_source}"
     return ""
+
+
+def same_part(first: ImageTokens, second: ImageTokens) -> bool:
+    """Whether the patches of both cover the same part of the picture, to half a patch of the coarser grid.
+
+    Two models may crop and stretch a picture each in its own way; all views of one model are of one part.
+    """
+    if not _two_models(first, second):
+        return True
+    parts = np.array([first.shown, second.shown])
+    sides = parts[:, 2:] - parts[:, :2]
+    patch = (sides / [[one.grid_size[1], one.grid_size[0]] for one in (first, second)]).max(axis=0)
+    return bool((np.abs(parts[0] - parts[1]) <= np.tile(patch, 2) / 2).all())
+
+
+def _two_models(first: ImageTokens, second: ImageTokens) -> bool:
+    """Not by their names: models with random weights share one."""
+    return (first.view == "other_model") != (second.view == "other_model")
 
 
 def comparison_figure(
@@ -108,7 +129,7 @@ def comparison_figure(
     second_picture: Picture,
     second: ImageTokens,
     style: TokenPictures,
-    mask: Mask | None = None,
+    masks: tuple[Mask | None, Mask | None] = (None, None),
 ) -> Figure:
     """Three rows: maps of the first (A), of the second (B), and signed differences A − B, white at 0, ends ±x.
 
@@ -118,11 +139,12 @@ def comparison_figure(
 
     Args:
         first_picture, second_picture: uint8 (H, W, 3), what the model saw.
-        mask: bool (H, W) of a lesion on the first picture, outlined at the same place in all panels.
+        masks: of a lesion on each picture, bool (H, W), outlined in the panels of that picture.
     """
     names = [name for name in MAPS if name in {*shown_maps(first), *shown_maps(second)} - {"token_change"}]
     pair = (first, second)
     panels = [curve_panels(one) for one in pair] if max(len(one.layers) for one in pair) > 1 else []
+    mask = masks[0]
     notes = _notes(first, second, mask, bool(panels))
     cell = _WIDTH + BAR
     width, height = fitted(_WIDTH, _TALLEST, first_picture.shape[0] / first_picture.shape[1])
@@ -145,7 +167,7 @@ def comparison_figure(
                 if not name:
                     page.name(axes, "the picture", " × ".join(map(str, tokens.grid_size)) + " patches")
                     draw_picture(page, axes, picture, tokens.grid_size, marked=high_norm(tokens))
-                    draw_outline(axes, mask, tokens.grid_size)
+                    draw_outline(axes, masks[row], tokens.grid_size)
                     continue
                 title = _TITLES.get(name, map_title(tokens, name))
                 if why := absence(tokens, name):
@@ -159,11 +181,12 @@ def comparison_figure(
                 draw_bar(page, axes, scale, style.cmap)
                 if name == "norms" and (high := high_norm(tokens)) is not None:
                     mark_high_norms(page, axes, high, tokens.grid_size)
-                draw_outline(axes, mask, tokens.grid_size)
+                draw_outline(axes, masks[row], tokens.grid_size)
             elif name:
                 _difference_panel(page, axes, first, second, name, changes.get(name), mask)
             else:
-                _change_panel(page, axes, first_picture, second_picture, second, style, mask)
+                pictures = (first_picture, second_picture) if same_part(first, second) else None
+                _change_panel(page, axes, pictures, second, style, mask)
     if panels:
         draw_curves(page, page.height - below, panels, [one.layers for one in pair])
     return page.figure
@@ -194,18 +217,18 @@ def comparison_files(
     second_picture: Picture,
     second: ImageTokens,
     style: TokenPictures,
-    mask: Mask | None = None,
+    masks: tuple[Mask | None, Mask | None] = (None, None),
 ) -> Iterator[tuple[str, bytes]]:
     """Names and contents: ``comparison_VIEW.png`` of the second's view, and ``differences_VIEW/`` with every map."""
     view = safe_file_name(second.view)
     if style.save_combined:
-        figure = comparison_figure(first_picture, first, second_picture, second, style, mask)
+        figure = comparison_figure(first_picture, first, second_picture, second, style, masks)
         yield f"comparison_{view}.{style.format}", figure_bytes(figure, style.format, style.dpi)
     if not style.save_individual:
         return
     for name in shown_maps(first):
         if name != "token_change" and not incomparable(first, second, name):
-            figure = difference_figure(first, second, name, mask)
+            figure = difference_figure(first, second, name, masks[0])
             file = f"differences_{view}/{MAPS[name].file}.{style.format}"
             yield file, figure_bytes(figure, style.format, style.dpi)
 
@@ -220,7 +243,7 @@ def _row_head(tokens: ImageTokens, side: str) -> str:
 
 def _shared_scale(pair: tuple[ImageTokens, ImageTokens], name: str) -> Scale | None:
     """The scale of both; None where their values have no common unit."""
-    if pair[0].model != pair[1].model and not all(bounded(one, name) for one in pair):
+    if _two_models(*pair) and not all(bounded(one, name) for one in pair):
         return None
     return map_scale(pair, name)
 
@@ -258,13 +281,12 @@ def _difference_panel(
 def _change_panel(
     page: Page,
     axes: Axes,
-    first_picture: Picture,
-    second_picture: Picture,
+    pictures: tuple[Picture, Picture] | None,
     second: ImageTokens,
     style: TokenPictures,
     mask: Mask | None,
 ) -> None:
-    """Below the pictures: the change of each token, else that of the pixels."""
+    """Below the pictures, None where they show different parts: the change of each token, else that of the pixels."""
     grid = second.grid_size
     if "token_change" in second.maps:
         values = last_map(second, "token_change")
@@ -275,6 +297,10 @@ def _change_panel(
         draw_outline(axes, mask, grid)
         return
     page.name(axes, "luminance", "")
+    if pictures is None:
+        draw_absence(axes, page, "different parts\nof the picture")
+        return
+    first_picture, second_picture = pictures
     if first_picture.shape != second_picture.shape:
         draw_absence(axes, page, "pictures of\ndifferent sizes")
     elif np.array_equal(first_picture, second_picture):

@@ -38,7 +38,7 @@ class TokenPictures:
     format: FigureFormat = "png"
     save_individual: bool = True
     save_combined: bool = True
-    limit: int = 100
+    limit: int = 20
 
     def __post_init__(self) -> None:
         if self.cmap not in matplotlib.colormaps:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, get_args
@@ -14,8 +13,9 @@ from lightning.pytorch import LightningModule
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from layerscope.errors import ConfigurationError, LayerscopeError, NumericalError, listed
+from layerscope.errors import ConfigurationError, LayerscopeError, NumericalError
 from layerscope.functional.controls import controls_by_name
+from layerscope.functional.token_norms import HIGH_NORM_RATIO
 from layerscope.functional.token_regions import box_seen, patches_in_box
 from layerscope.functional.token_similarity import check_metric
 from layerscope.metrics.token_measurement import (
@@ -27,6 +27,7 @@ from layerscope.metrics.token_measurement import (
 )
 from layerscope.probes.probe import Probe
 from layerscope.protocols import Autoencoder, PooledTokens, TextAligned, TokenEncoder
+from layerscope.tasks.diagnosis.block_choice import chosen_layers
 from layerscope.types import (
     InputGeometry,
     LayerTokens,
@@ -37,8 +38,6 @@ from layerscope.types import (
     TokenOutput,
     TokenView,
 )
-
-LayerChoice = int | str
 
 
 class TokenSimilarity(LightningModule):
@@ -91,7 +90,7 @@ class TokenSimilarity(LightningModule):
         box: list[float] | None = None,
         text: str | None = None,
         effective_rank: bool = True,
-        high_norm_ratio: float = 3.0,
+        high_norm_ratio: float = HIGH_NORM_RATIO,
         high_norm_cutoff: float | None = None,
         other_encoder: nn.Module | None = None,
         autoencoder: nn.Module | None = None,
@@ -116,6 +115,8 @@ class TokenSimilarity(LightningModule):
         self.box = _numbers("box", box, 4)
         self.text = text
         seed = _numbers("seed_patch", seed_patch, 2)
+        if seed is not None and any(value != int(value) for value in seed):
+            raise ConfigurationError(f"seed_patch is {seed_patch}: expected whole numbers, [row, column] of a patch.")
         self.questions = TokenQuestions(
             metric,
             diagonals,
@@ -170,19 +171,12 @@ class TokenSimilarity(LightningModule):
             "similarity_metric": self.similarity_metric,
             "norm": self.norm,
             "layers": list(self.watched_layers()[1]),
-            "cls_source": self.cls_source(self.encoder),
             "seed_patch": self.questions.seed,
             "box": self.box,
             "text": self.text,
             "high_norm": {"ratio": self.questions.high_norm_ratio, "cutoff": self.questions.high_norm_cutoff},
             "controls": list(self.controls),
         }
-
-    def cls_source(self, encoder: nn.Module) -> str:
-        """What ``cls_similarity`` compares patches with: ``cls``, ``pooled``, or nothing."""
-        geometry = self._as_tokens(encoder).input_geometry
-        prefix = self._as_tokens(encoder).token_layout(geometry.size_of((512, 512))).prefix
-        return "cls" if "cls" in prefix else "pooled" if self.pooled else ""
 
     # -- measuring ------------------------------------------------------------------------------------------------
 
@@ -194,7 +188,6 @@ class TokenSimilarity(LightningModule):
         return TokenOutput(
             batch["id"],
             batch["index"],
-            batch["mask"],
             batch["has_mask"],
             batch["skipped"],
             views,
@@ -249,11 +242,15 @@ class TokenSimilarity(LightningModule):
         images = joined(list(versions.values()))
         height, width = (int(side) for side in images.shape[-2:])
         layout = encoder.token_layout((height, width))
-        # The rest of a picture that is no multiple of the patch (SigLIP's 384 by patches of 14) is seen by no token.
-        rows, columns = height // layout.rows * layout.rows, width // layout.columns * layout.columns
-        mask, part = mask[:, :rows, :columns], _cut(torch.as_tensor(shown), rows / height, columns / width)
-        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(part, ids, layout))
+        rows, columns = layout.covered or (height, width)
+        mask, shown = mask[:, :rows, :columns], _cut(shown, rows / height, columns / width)
+        places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
         self._check_seed(layout)
+        if self._cls_source(layout) == "pooled" and not _pools(module):
+            raise ConfigurationError(
+                f"pooled is set, and the {type(module).__name__} has no pooled token "
+                "(layerscope.protocols.PooledTokens). Leave pooled out: the maps of neighbours and norms need neither."
+            )
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
             _check_tokens(tokens, layout, len(images))
@@ -268,18 +265,24 @@ class TokenSimilarity(LightningModule):
             TokenView(
                 name,
                 str(getattr(module, "source_name", type(module).__name__)),
-                self.cls_source(module),
+                self._cls_source(layout),
                 image[..., :rows, :columns],
+                mask,
+                shown,
                 layout,
                 {layer: parts[place] for layer, parts in found.items()},
             )
             for place, (name, image) in enumerate(versions.items())
         ]
 
+    def _cls_source(self, layout: TokenLayout) -> str:
+        """What ``cls_similarity`` compares patches with: ``cls``, ``pooled``, or nothing."""
+        return "cls" if "cls" in layout.prefix else "pooled" if self.pooled else ""
+
     def _references(self, module: nn.Module, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
         """The tokens as they are to be compared, and what patches are compared with."""
         encoder = self._as_tokens(module)
-        source = self.cls_source(module)
+        source = self._cls_source(layout)
         normed = tokens
         if self.norm == "after" or source == "pooled" or self.text is not None:
             # Under autocast a block may give another precision than that of the weights.
@@ -298,13 +301,13 @@ class TokenSimilarity(LightningModule):
             text = (module.project(normed), self._text[self._role(module)].to(normed.device))
         return chosen, TokenReferences(names, text)
 
-    def _box(self, shown: Tensor, ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
+    def _box(self, shown: NDArray[np.float64], ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
         """The patches of the box, bool (B, R, C)."""
         if self.box is None:
             return None
-        box = torch.tensor(self.box, dtype=torch.float64)
-        _check_box(shown, ids, box)
-        return patches_in_box(shown, box, layout.rows, layout.columns).to(self.device)
+        box, part = torch.tensor(self.box, dtype=torch.float64), torch.from_numpy(shown)
+        _check_box(part, ids, box)
+        return patches_in_box(part, box, layout.rows, layout.columns).to(self.device)
 
     def _reconstructed(self, images: Tensor) -> Tensor:
         """By the posterior's mode, clamped; sides that the downsampling does not divide are padded and cut again."""
@@ -331,11 +334,6 @@ class TokenSimilarity(LightningModule):
 
     def _check_questions(self, encoder: TokenEncoder) -> None:
         name = type(encoder).__name__
-        if self.pooled and self.cls_source(encoder) == "pooled" and not _pools(encoder):  # type: ignore[arg-type]
-            raise ConfigurationError(
-                f"pooled is set, and the {name} has no pooled token (layerscope.protocols.PooledTokens). Leave pooled "
-                "out: the maps of neighbours and norms need neither."
-            )
         if self.text is None:
             return
         if not isinstance(encoder, TextAligned):
@@ -372,55 +370,6 @@ def _memory_explained(batch: TokenBatch) -> Iterator[None]:
         ) from error
 
 
-def chosen_layers(encoder: TokenEncoder, layers: int | str | Sequence[int | str]) -> list[str]:
-    """Names of the meant blocks, in the order of the computation.
-
-    Args:
-        encoder: has the blocks ``default_layers``.
-        layers: ``last``, ``all``, or one or several numbers, names and patterns with ``*``.
-
-    Raises:
-        ConfigurationError: one that does not exist, with close names.
-    """
-    blocks = list(encoder.default_layers)
-    wanted: Sequence[int | str] = [layers] if isinstance(layers, (int, str)) else layers
-    meant: set[str] = set()
-    for one in wanted:
-        meant |= _meant(blocks, one)
-    if not meant:
-        raise ConfigurationError("layers names none. Write last, all, or a list of numbers and names.")
-    return [name for name in blocks if name in meant]
-
-
-def _meant(blocks: list[str], one: int | str) -> set[str]:
-    import fnmatch
-
-    if isinstance(one, str) and one.lstrip("-").isdecimal():
-        one = int(one)
-    match one:
-        case "last":
-            return {blocks[-1]}
-        case "all":
-            return set(blocks)
-        case int():
-            if not -len(blocks) <= one < len(blocks):
-                raise ConfigurationError(
-                    f"layers has {one}, and the encoder has {len(blocks)} blocks: 0 to {len(blocks) - 1}, or from the "
-                    f"end −1 to −{len(blocks)}."
-                )
-            return {blocks[one]}
-        case _:
-            found = set(fnmatch.filter(blocks, one))
-            if not found:
-                near = difflib.get_close_matches(one, [*blocks, "last", "all"], n=3, cutoff=0.4)
-                raise ConfigurationError(
-                    f"layers has {one!r}, which is no block of the encoder. "
-                    + (f"Did you mean {' or '.join(near)}? " if near else "")
-                    + f"Its blocks are {listed(blocks, 6)}; last, all and numbers are possible too."
-                )
-            return found
-
-
 def _check_tokens(tokens: Tensor, layout: TokenLayout, images: int) -> None:
     """The model's own statement of its tokens must hold: a map of misplaced tokens would look like any other."""
     count = len(layout.prefix) + layout.rows * layout.columns
@@ -444,10 +393,10 @@ def _check_box(shown: Tensor, ids: Sequence[str], box: Tensor) -> None:
         )
 
 
-def _cut(shown: Tensor, down: float, across: float) -> Tensor:
+def _cut(shown: NDArray[np.float64], down: float, across: float) -> NDArray[np.float64]:
     """The upper and left share of the part that is shown, (B, 4) left, top, right, bottom."""
-    left, top, right, bottom = shown.unbind(dim=1)
-    return torch.stack([left, top, left + (right - left) * across, top + (bottom - top) * down], dim=1)
+    left, top, right, bottom = shown.T
+    return np.stack([left, top, left + (right - left) * across, top + (bottom - top) * down], axis=1)
 
 
 def _check_finite(found: Mapping[str, Sequence[LayerTokens]], ids: Sequence[str], views: Sequence[str]) -> None:
