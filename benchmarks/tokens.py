@@ -96,6 +96,7 @@ def _batch(images: Any) -> Any:
     return {
         "image": images,
         "other": None,
+        "other_id": None,
         "other_mask": None,
         "other_shown": None,
         "mask": torch.zeros(count, height, width, dtype=torch.bool),

@@ -15,6 +15,7 @@ def batch_of(image: Tensor, other: Tensor | None = None, mask: Tensor | None = N
     return TokenBatch(
         image=image,
         other=other,
+        other_id=None,
         other_mask=None,
         other_shown=None,
         mask=torch.zeros(images, height, width, dtype=torch.bool) if mask is None else mask,

@@ -10,7 +10,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,7 @@ Picture = Any
 """The path of a file, a PIL image, an array (H, W, 3) or a tensor (3, H, W); see ``data.in_memory``."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class TokenSimilarityResult:
     """One image's tokens; ``print`` gives a short summary.
 
@@ -113,10 +113,12 @@ class TokenSimilarityResult:
         )
         return "\n".join(lines)
 
+    __repr__ = __str__
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, repr=False)
 class TokenComparison:
-    """Two pictures in one model; ``second`` has ``token_change`` among its maps."""
+    """Two pictures in one model; ``second`` has ``token_change`` among its maps. ``print`` gives a short summary."""
 
     first: TokenSimilarityResult
     second: TokenSimilarityResult
@@ -127,6 +129,13 @@ class TokenComparison:
         first, second = self.first, self.second
         figure = comparison_figure(first.picture, first.tokens, second.picture, second.tokens, style)
         write_file(path, figure_bytes(figure, style.format, style.dpi))
+
+    def __str__(self) -> str:
+        change = self.second.maps["token_change"]
+        told = f"token change (1 − cosine): mean {change.mean():.4g}, {change.min():.4g} to {change.max():.4g}"
+        return f"{self.first}\n{self.second}\n  {told}"
+
+    __repr__ = __str__
 
 
 class TokenSimilarityAnalyzer:
@@ -201,6 +210,7 @@ class TokenSimilarityAnalyzer:
         batch = TokenBatch(
             image=image,
             other=second,
+            other_id=None if other is None else [_name(other, 1)],
             other_mask=None,
             other_shown=None,
             mask=torch.zeros(1, *image.shape[-2:], dtype=torch.bool, device=self.task.device),
@@ -211,13 +221,10 @@ class TokenSimilarityAnalyzer:
             skipped=[],
         )
         output: TokenOutput = self.task.test_step(batch, 0)
-        results = [
+        return [
             TokenSimilarityResult(tokens, picture_of(view, 0))
             for tokens, view in zip(image_tokens(output, 0), output.views)
         ]
-        if other is not None:
-            results[1] = replace(results[1], tokens=replace(results[1].tokens, id=_name(other, 1)))
-        return results
 
     def _input(self, picture: Picture) -> tuple[torch.Tensor, tuple[float, float, float, float]]:
         is_file = isinstance(picture, (str, Path))

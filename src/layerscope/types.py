@@ -274,8 +274,8 @@ class TokenBatch(TypedDict):
 
     image: float32 (B, 3, H, W) in [-1, 1], resized and cropped as the model takes it; B may be 0.
     other: what these are compared with: other images of the same shape, or the same ones as another model takes them;
-        None where they are compared with neither. other_mask, other_shown: as ``mask`` and ``shown``, of the same
-        images as another model takes them; None without one.
+        None where they are compared with neither. other_id: names of the other images, else None. other_mask,
+        other_shown: as ``mask`` and ``shown``, of the same images as another model takes them; None without one.
     mask: bool (B, H, W), True on the lesion, placed as the image is; all False where there is none.
     has_mask: bool (B,).
     shown: float64 (B, 4), left, top, right and bottom of the part that ``image`` shows, in pixels of the picture in
@@ -287,6 +287,7 @@ class TokenBatch(TypedDict):
 
     image: Tensor
     other: Tensor | None
+    other_id: list[str] | None
     other_mask: Tensor | None
     other_shown: NDArray[np.float64] | None
     mask: Tensor
@@ -324,13 +325,15 @@ class TokenView:
     """One version of B images as one model sees it.
 
     name: ``image``; what it is compared with: ``other``, ``reconstruction``, ``other_model``, or a control's name.
-    model: its source. cls_source: what ``cls_similarity`` compares patches with, ``cls``, ``pooled`` or "" without one.
+    id: B names of what is shown, those of the images but for ``other``. model: its source. cls_source: what
+        ``cls_similarity`` compares patches with, ``cls``, ``pooled`` or "" without one.
     image: (B, 3, H, W) in [-1, 1], the part that its patches cover. mask: bool (B, H, W), the lesion there. shown:
         float64 (B, 4), left, top, right and bottom of that part in pixels of the picture in the file.
     layout: of its tokens. layers: name to what was measured, in order.
     """
 
     name: str
+    id: list[str]
     model: str
     cls_source: str
     image: Tensor

@@ -149,9 +149,12 @@ def test_masks_belong_to_images_by_path_and_an_image_may_have_none(tmp_path: Pat
     data = ImagePaths(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
     found = {record.id: [path.name for path in record.masks] for record in data.images.records}
     assert found == {"2": ["2_mask.png", "2_mask_1.png"], "3": ["3.bmp"], "4": [], "a/1": ["1.png"]}
-    touch(tmp_path, "masks/5.png", "masks/1.png")
-    with pytest.raises(DataError, match=r"2 masks below .*masks belong to no image below .*images: '1\.png', '5\.png'"):
-        ImagePaths(str(tmp_path / "images"), masks=str(tmp_path / "masks"))
+    # Masks of other images are told, and left out; if none belongs to an image they are the wrong ones.
+    (note,) = ImagePaths(str(tmp_path / "images/2.jpg"), masks=str(tmp_path / "masks")).images.notes
+    assert "2 masks of no image that was named" in note
+    assert "3.bmp" in note
+    with pytest.raises(DataError, match=r"None of the 4 masks below .* belongs to an image .*: '2_mask\.png'"):
+        ImagePaths(str(tmp_path / "images/4.png"), masks=str(tmp_path / "masks"))
 
 
 def test_only_the_images_of_one_folder_that_a_pattern_or_a_list_names_are_matched_by_their_whole_path(
@@ -185,8 +188,11 @@ def test_each_image_is_compared_with_the_one_of_its_path_and_lone_ones_are_liste
     touch(tmp_path, "x/a/1.png", "x/2.png", "y/a/1.jpg", "y/2.png")
     data = ImagePaths(str(tmp_path / "x"), other=str(tmp_path / "y"))
     assert [record.other for record in data.images.records] == [tmp_path / "y" / "2.png", tmp_path / "y/a/1.jpg"]
-    touch(tmp_path, "x/3.png", "x/4.png", "y/5.png")
-    with pytest.raises(DataError, match=r"below .*x \(2\): '3', '4'; only in .*below .*y \(1\): '5'"):
+    touch(tmp_path, "y/5.png")
+    (note,) = ImagePaths(str(tmp_path / "x"), other=str(tmp_path / "y")).images.notes
+    assert "1 files of data.init_args.other belong to no image that was named: 5" in note
+    touch(tmp_path, "x/3.png", "x/4.png")
+    with pytest.raises(DataError, match=r"2 images below .*x have none of the same name .* below .*y .*: '3', '4'"):
         ImagePaths(str(tmp_path / "x"), other=str(tmp_path / "y"))
     touch(tmp_path, "x/3.jpg", "y/3.png")
     with pytest.raises(DataError, match=r"differ only in their suffix.*'3\.jpg', '3\.png'"):
@@ -352,6 +358,7 @@ def test_a_trainer_gives_the_images_to_a_task_by_its_geometry(tmp_path: Path) ->
         "images": 3,
         "masks": 0,
         "compared": False,
+        "notes": [],
         "patients": None,
         "geometry": {
             "resize": [4, 6],

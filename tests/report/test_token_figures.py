@@ -267,7 +267,7 @@ def test_a_comparison_shows_both_and_their_signed_difference() -> None:
     figure = comparison_figure(pictures[0], first, pictures[1], second, SMALL, (mask, mask))
     for title, name in (("horizontal (→)", "horizontal_right"), ("patch to CLS", "cls_similarity")):
         shown = panels(figure, title)
-        expected = first.maps[name][-1].astype(np.float64) - second.maps[name][-1]
+        expected = second.maps[name][-1].astype(np.float64) - first.maps[name][-1]
         for axes, values in zip(shown, (first.maps[name][-1], second.maps[name][-1], expected), strict=True):
             np.testing.assert_array_equal(drawn(axes), values)
         assert shown[0].images[0].get_clim() == shown[1].images[0].get_clim()

@@ -23,7 +23,7 @@ def image_tokens(output: TokenOutput, place: int) -> list[ImageTokens]:
     has_mask = bool(output.has_mask[place])
     return [
         ImageTokens(
-            id=output.id[place],
+            id=view.id[place],
             view=view.name,
             model=view.model,
             similarity_metric=output.metric,

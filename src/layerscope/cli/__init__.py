@@ -1,12 +1,14 @@
 """The command line: verbs, exit statuses and errors. Nothing heavy is imported before a verb needs it.
 
-Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 after Ctrl-C, 143 after SIGTERM.
+Exit status: 0 done, 1 failed, 2 wrong usage or configuration, 130 after Ctrl-C, 141 where the
+reader of the output ended, 143 after SIGTERM.
 """
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import os
 import re
 import sys
 import textwrap
@@ -127,6 +129,10 @@ def _guarded(run: Callable[[], int], options: GlobalOptions) -> int:
             raise
         _print_error(_told(error))
         return error.exit_status
+    except BrokenPipeError:
+        # Whoever read the output, such as `head`, has enough; Python would complain again when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         _print_error("Stopped by Ctrl-C. No result was written.")
         return 130

@@ -43,7 +43,7 @@ class ImagePaths(LightningDataModule):
             without ``_mask``, ``_mask_1``, ... at its end; paths are those below the folders that were named, or in
             which the patterns begin, of several the deepest that holds all. The masks of an image are united. Files
             that are named one by one belong to the only image whatever their names. Masks are no images: ``path`` may
-            find them too.
+            find them too. Masks of images that were not named are left out, and told.
         other: the same, of the images that each is compared with, which have the same paths, suffix aside; one file
             for one image may have any name.
         batch_size: images per batch and process; above 1 only where all become one size.
@@ -117,6 +117,8 @@ class ImagePaths(LightningDataModule):
                 "one of them out."
             )
         rank_zero_info(f"images: {len(self.images):,}")
+        for note in self.images.notes:
+            rank_zero_info(note)
 
     @property
     def geometry(self) -> InputGeometry:
@@ -161,6 +163,7 @@ class ImagePaths(LightningDataModule):
             "images": len(self.images),
             "masks": self.images.with_mask(),
             "compared": self.images.compared,
+            "notes": list(self.images.notes),
             "patients": None if groups is None else len(set(groups)),
             "geometry": geometry,
             "on_bad_image": self.on_bad_image,

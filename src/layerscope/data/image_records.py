@@ -15,7 +15,7 @@ from layerscope.data.pairs.names import all_of, files_by_stem, masks_by_image
 from layerscope.data.pairs.records import size_told
 from layerscope.data.patients import patient_pattern, patients_of
 from layerscope.data.records import plain_id
-from layerscope.errors import DataError
+from layerscope.errors import DataError, listed
 
 Paths = str | list[str]
 
@@ -33,9 +33,10 @@ class ImageRecord:
 
 @dataclass(frozen=True)
 class ImageRecords:
-    """The images of a data set, sorted by id."""
+    """The images of a data set, sorted by id. notes: files that were named and are not used, in words."""
 
     records: tuple[ImageRecord, ...]
+    notes: tuple[str, ...] = ()
 
     def __len__(self) -> int:
         return len(self.records)
@@ -78,7 +79,7 @@ def read_image_paths(
 
     Raises:
         ConfigurationError: an option names nothing, or ``patient`` is no regular expression with a group.
-        DataError: as ``named_files.find_named_files``; a path cannot be an id; masks have no image, or images no
+        DataError: as ``named_files.find_named_files``; a path cannot be an id; no mask has an image, or images have no
             partner (all are listed); or ``patient`` does not name the patient of an image.
     """
     pattern = patient_pattern(patient)
@@ -90,44 +91,46 @@ def read_image_paths(
             "is left. Name the images in path and their masks in masks."
         )
     by_id = files_by_id(common_folder([file.parent for file in images.files]), images.files, plain_id)
-    of_masks = {} if mask_files is None else _masks(images, mask_files)
-    others = {} if other is None else _others(images, find_named_files(other, "data.init_args.other"))
+    notes: list[str] = []
+    of_masks = {} if mask_files is None else _masks(images, mask_files, notes)
+    others = {} if other is None else _others(images, find_named_files(other, "data.init_args.other"), notes)
     groups = dict(zip(images.files, patients_of(images.root, images.files, pattern)))
     records = [
         ImageRecord(name, file, of_masks.get(file, ()), others.get(file), groups[file]) for name, file in by_id.items()
     ]
-    return ImageRecords(tuple(sorted(records, key=lambda record: record.id)))
+    return ImageRecords(tuple(sorted(records, key=lambda record: record.id)), tuple(notes))
 
 
-def _masks(images: NamedFiles, masks: NamedFiles) -> Mapping[Path, tuple[Path, ...]]:
-    """The mask files of each image."""
+def _masks(images: NamedFiles, masks: NamedFiles, notes: list[str]) -> Mapping[Path, tuple[Path, ...]]:
+    """The mask files of each image; masks of images that were not named are left out, and told in ``notes``."""
     if len(images.files) == 1 and masks.one_by_one:
         return {images.files[0]: masks.files}
     by_stem = files_by_stem(images.root, images.files)
     found, strangers = masks_by_image(masks.root, masks.files, by_stem)
-    if strangers:
+    if not found:
         raise DataError(
-            f"{len(strangers)} masks below {masks.root} belong to no image below {images.root}: {all_of(strangers)}. "
-            "A mask has the name of its image, or that with _mask, _mask_1, ... at its end, in a folder of the same "
-            "name: rename them, or take them out of data.init_args.masks."
+            f"None of the {len(strangers)} masks below {masks.root} belongs to an image below {images.root}: "
+            f"{all_of(strangers)}. A mask has the name of its image, or that with _mask, _mask_1, ... at its end, in a "
+            "folder of the same name: rename them, or leave data.init_args.masks out."
         )
+    if strangers:
+        notes.append(f"{len(strangers)} masks of no image that was named are left out: {listed(strangers, 5)}")
     return {by_stem[stem]: files for stem, files in found.items()}
 
 
-def _others(images: NamedFiles, others: NamedFiles) -> Mapping[Path, Path]:
-    """What each image is compared with."""
+def _others(images: NamedFiles, others: NamedFiles, notes: list[str]) -> Mapping[Path, Path]:
+    """What each image is compared with; those of images that were not named are left out, and told in ``notes``."""
     if len(images.files) == len(others.files) == 1 and others.one_by_one:
         return {images.files[0]: others.files[0]}
     by_stem = files_by_stem(images.root, images.files)
     other_by_stem = files_by_stem(others.root, others.files)
-    lone = {
-        f"data.init_args.path, below {images.root}": sorted(by_stem.keys() - other_by_stem.keys()),
-        f"data.init_args.other, below {others.root}": sorted(other_by_stem.keys() - by_stem.keys()),
-    }
-    if any(lone.values()):
-        told = "; ".join(f"only in {where} ({len(stems)}): {all_of(stems)}" for where, stems in lone.items() if stems)
+    if lone := sorted(by_stem.keys() - other_by_stem.keys()):
         raise DataError(
-            f"Images have no partner of the same name (suffix aside) to be compared with: {told}. Add or rename the "
-            "missing ones, or take these out."
+            f"{len(lone)} images below {images.root} have none of the same name (suffix aside) below {others.root} "
+            f"(data.init_args.other) to be compared with: {all_of(lone)}. Add or rename these, or take the images out."
+        )
+    if spare := sorted(other_by_stem.keys() - by_stem.keys()):
+        notes.append(
+            f"{len(spare)} files of data.init_args.other belong to no image that was named: {listed(spare, 5)}"
         )
     return {file: other_by_stem[stem] for stem, file in by_stem.items()}

@@ -32,6 +32,7 @@ class InputSample(TypedDict):
 
     image: Tensor
     other: Tensor | None
+    other_id: str | None
     other_mask: Tensor | None
     other_shown: NDArray[np.float64] | None
     mask: Tensor
@@ -88,6 +89,7 @@ class InputImages(Dataset[InputSample | SkippedSample]):
             check_one_size([(sample["id"], sample["other"]) for sample in read], _ONE_SIZE)  # type: ignore[misc]
         return {
             "image": torch.stack([sample["image"] for sample in read]) if read else none,
+            "other_id": [sample["other_id"] or sample["id"] for sample in read] if self.compared else None,
             "other": _stacked([sample["other"] for sample in read]),
             "other_mask": _stacked([sample["other_mask"] for sample in read]),
             "other_shown": _parts(other_parts) if other_parts else None,
@@ -114,6 +116,7 @@ class InputImages(Dataset[InputSample | SkippedSample]):
         return {
             "image": image,
             "other": other,
+            "other_id": None if record.other is None else record.other.stem,
             "other_mask": other_mask,
             "other_shown": other_shown,
             "mask": torch.from_numpy(self._mask(record, size, self.geometry).copy()),

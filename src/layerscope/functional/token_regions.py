@@ -19,8 +19,9 @@ def box_seen(shown: Tensor, box: Tensor) -> Tensor:
 def patches_in_box(shown: Tensor, box: Tensor, rows: int, columns: int) -> Tensor:
     """The patches whose centre lies in a box of the file's picture: bool (B, rows, columns), at least one an image.
 
-    A box holds its left and upper edge and not its right and lower one. Where no patch's centre lies in it, it is the
-    patch that holds the centre of the part of the box that is shown.
+    A box holds its left and upper edge and not its right and lower one. Where no row of patches has its centre in it,
+    the row that holds the middle of the part of the box that is shown counts, and so of columns: a box of one pixel is
+    the patch there, and a strip thinner than a patch a row of them.
 
     Args:
         shown: (B, 4), left, top, right and bottom of the part of each picture that the model sees, in pixels of the
@@ -48,16 +49,16 @@ def patches_in_box(shown: Tensor, box: Tensor, rows: int, columns: int) -> Tenso
         )
     shown = shown.to(sum_dtype(shown.device))
     box = box.to(shown)
-    inside, nearest = [], []
+    inside = []
     part = _shown_part(shown, box)
     for near, far, count in ((1, 3, rows), (0, 2, columns)):
         start, size = shown[:, near], (shown[:, far] - shown[:, near]) / count
         centres = start[:, None] + size[:, None] * (torch.arange(count, device=shown.device).to(shown) + 0.5)
-        inside.append((centres >= box[near]) & (centres < box[far]))
+        within = (centres >= box[near]) & (centres < box[far])
         index = ((part[:, near] + part[:, far]) / 2 - start).div(size).floor().clamp(0, count - 1)
-        nearest.append(torch.arange(count, device=shown.device) == index[:, None])
-    found = inside[0][:, :, None] & inside[1][:, None]
-    return torch.where(found.flatten(1).any(dim=1)[:, None, None], found, nearest[0][:, :, None] & nearest[1][:, None])
+        nearest = torch.arange(count, device=shown.device) == index[:, None]
+        inside.append(torch.where(within.any(dim=1, keepdim=True), within, nearest))
+    return inside[0][:, :, None] & inside[1][:, None]
 
 
 def patch_mask(mask: Tensor, rows: int, columns: int) -> Tensor:

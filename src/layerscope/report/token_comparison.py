@@ -72,7 +72,7 @@ _SAME = 1e-6
 
 
 def difference_map(first: ImageTokens, second: ImageTokens, name: str) -> Map:
-    """The first's map less the second's in the last layer, float64 (h, w).
+    """The second's map less the first's in the last layer, float64 (h, w), as differences have their sign elsewhere.
 
     Where the grids differ, both are averaged to the coarser one (``token_places.on_grid``).
 
@@ -86,7 +86,7 @@ def difference_map(first: ImageTokens, second: ImageTokens, name: str) -> Map:
         )
     grid = common_grid(first.grid_size, second.grid_size)
     both = [on_grid(last_map(one, name), name, one.grid_size, grid).astype(np.float64) for one in (first, second)]
-    return np.asarray(both[0] - both[1])
+    return np.asarray(both[1] - both[0])
 
 
 def incomparable(first: ImageTokens, second: ImageTokens, name: str) -> str:
@@ -131,7 +131,7 @@ def comparison_figure(
     style: TokenPictures,
     masks: tuple[Mask | None, Mask | None] = (None, None),
 ) -> Figure:
-    """Three rows: maps of the first (A), of the second (B), and signed differences A − B, white at 0, ends ±x.
+    """Three rows: maps of the first (A), of the second (B), and signed differences B − A, white at 0, ends ±x.
 
     A and B share the scale of each map, as far as their values have a common unit. Below the pictures stands the change
     of each token, where both are of one model, or else the difference of luminance. With several layers curves of both
@@ -156,7 +156,7 @@ def comparison_figure(
     shared = {name: _shared_scale(pair, name) for name in names}
     changes = _difference_scales(first, second, names)
     for row, head in enumerate(
-        (*(_row_head(one, side) for one, side in zip(pair, "AB")), f"A {MINUS} B{_averaged(first, second)}")
+        (*(_row_head(one, side) for one, side in zip(pair, "AB")), f"B {MINUS} A{_averaged(first, second)}")
     ):
         top = HEAD - 0.1 + row * row_height
         page.text(EDGE, top, head, SMALL)
@@ -201,8 +201,8 @@ def difference_figure(first: ImageTokens, second: ImageTokens, name: str, mask: 
     values = difference_map(first, second, name)
     grid = common_grid(first.grid_size, second.grid_size)
     width, height = fitted(3.6, 3.6, grid[0] / grid[1])
-    notes = [f"A {MINUS} B{_averaged(first, second)}. {_RED}"]
-    page = Page.of(max(EDGE + width + BAR + 0.1, 4.8), 0.95 + NAME + height + GAP + FOOT + LINE)
+    notes = [f"B {MINUS} A{_averaged(first, second)}.", _RED]
+    page = Page.of(max(EDGE + width + BAR + 0.1, 4.8), 0.95 + NAME + height + GAP + FOOT + 2 * LINE)
     ids = first.id if first.id == second.id else f"{short_name(first.id, 20)}, {short_name(second.id, 20)}"
     lines = [f"{side}: {short_name(one.model, 34)}, {view_words(one.view)}" for side, one in zip("AB", (first, second))]
     page.heading(short_name(ids, 42), [*lines, described(first)[1]], notes)
@@ -233,7 +233,7 @@ def comparison_files(
             yield file, figure_bytes(figure, style.format, style.dpi)
 
 
-_RED = "Red: A is higher; blue: B is higher; white: alike."
+_RED = "Red: B is higher; blue: A is higher; white: alike."
 
 
 def _row_head(tokens: ImageTokens, side: str) -> str:
@@ -306,9 +306,9 @@ def _change_panel(
     elif np.array_equal(first_picture, second_picture):
         draw_absence(axes, page, "the same picture")
     else:
-        limit = signed_difference_scale([(second_picture, first_picture)])
+        limit = signed_difference_scale([(first_picture, second_picture)])
         page.name(axes, "luminance", f"±{limit:.0f} of 255 levels")
-        draw_picture(page, axes, signed_difference(second_picture, first_picture, limit), grid, lines=False)
+        draw_picture(page, axes, signed_difference(first_picture, second_picture, limit), grid, lines=False)
         draw_bar(page, axes, Scale(-limit, limit), DIFFERENCES)
         draw_outline(axes, mask, grid)
 

@@ -16,7 +16,7 @@ from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
 from layerscope.report.pictures import Picture
 from layerscope.report.sentences import short, significant
-from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves
+from layerscope.report.token_layer_curves import CURVES, curve_panels, draw_curves, has_bands
 from layerscope.report.token_layers import layer_tails
 from layerscope.report.token_panels import (
     BAR,
@@ -104,6 +104,8 @@ def combined_figure(picture: Picture, tokens: ImageTokens, style: TokenPictures,
             rows, columns = tokens.grid_size
             page.name(axes, "what the model saw", f"{rows} × {columns} patches of {_patch_size(picture, tokens)} px")
             draw_picture(page, axes, picture, tokens.grid_size, marked=high)
+            for region in ("seed_similarity", "box_similarity"):
+                draw_region(axes, tokens, region)
             draw_outline(axes, mask, tokens.grid_size)
         elif name == "numbers":
             box, height = axes.get_position(), grid.row / page.height
@@ -181,18 +183,23 @@ def overlay_figure(
     scale = map_scale([tokens], name)
     drawn = map_overlay(shown(picture, size), values, name, tokens.grid_size, style, scale, larger)
     width, height = fitted(3.6, 3.6, size[0] / size[1])
-    page = Page.of(max(EDGE + width + BAR + 0.1, 4.9), 0.8 + NAME + height + GAP + FOOT)
-    page.heading(short_name(tokens.id, 42), described(tokens))
+    page = Page.of(max(EDGE + width + BAR + 0.1, 4.9), 0.8 + NAME + height + GAP + FOOT + LINE)
+    page.heading(
+        short_name(tokens.id, 42), described(tokens), ["Half colour, half greyed picture: paler than the bar."]
+    )
     axes = page.axes(EDGE, 0.72 + NAME, width, height)
     why = absence(tokens, name).replace("\n", " ")
     page.name(axes, f"{map_title(tokens, name)}, over the image", why or mean_and_spread(values))
     draw_picture(page, axes, drawn, tokens.grid_size, lines=False)
+    draw_region(axes, tokens, name)
     if not why:
         draw_bar(page, axes, scale, style.cmap)
     return page.figure
 
 
-def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPictures) -> Figure:
+def layer_sheet(
+    picture: Picture, tokens: ImageTokens, name: str, style: TokenPictures, mask: Mask | None = None
+) -> Figure:
     """The maps of one kind in all layers, the picture first.
 
     Similarities by cosine have one scale in all layers; dot products and norms, which grow from layer to layer, have
@@ -215,6 +222,7 @@ def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPi
         if place == 0:
             page.name(axes, "the picture", "")
             draw_picture(page, axes, picture, tokens.grid_size, lines=False)
+            draw_outline(axes, mask, tokens.grid_size)
             continue
         values = maps[place - 1]
         page.name(axes, short_name(names[place - 1], 17), mean_and_spread(values))
@@ -227,6 +235,8 @@ def layer_sheet(picture: Picture, tokens: ImageTokens, name: str, style: TokenPi
             draw_bar(page, axes, scale, style.cmap)
         if name == "norms" and "high_norm" in tokens.maps:
             mark_high_norms(page, axes, tokens.maps["high_norm"][place - 1], tokens.grid_size)
+        draw_region(axes, tokens, name)
+        draw_outline(axes, mask, tokens.grid_size)
     return page.figure
 
 
@@ -252,7 +262,7 @@ def token_files(
         overlay = overlay_figure(picture, tokens, name, style, mask)
         yield f"overlays/{stem}.png", figure_bytes(overlay, "png", style.dpi)
         if len(tokens.layers) > 1:
-            yield f"layers/{stem}.{style.format}", file(layer_sheet(picture, tokens, name, style))
+            yield f"layers/{stem}.{style.format}", file(layer_sheet(picture, tokens, name, style, mask))
 
 
 def _arranged(count: int, ratio: float, below: float, figsize: tuple[float, float] | None) -> _Grid:
@@ -338,4 +348,6 @@ def _notes(tokens: ImageTokens, mask: Mask | None) -> list[str]:
     marks += ["Cyan: lesion mask."] if mask is not None and mask.any() else []
     if len(tokens.layers) == 1:
         return [" ".join(marks)]
-    return [" ".join(marks), "Bands: 10th to 90th percentile."]
+    if any(map(has_bands, curve_panels(tokens).values())):
+        marks.append("Bands: 10th to 90th percentile.")
+    return [" ".join(marks)]

@@ -104,7 +104,7 @@ def draw_curves(
         axes = page.axes(EDGE + place * width + _LEFT, top + _TOP, width - _LEFT - 0.12, CURVES - _TOP - _BELOW - 0.1)
         for second, (one, depth) in enumerate(zip(panels, depths)):
             for curve in one.get(title, []):
-                _draw(page, axes, curve, depth, second > 0, len(panels) == 1 and len(one[title]) < 3)
+                _draw(page, axes, curve, depth, second > 0, len(panels) == 1 and has_bands(one[title]))
         names = list(dict.fromkeys(curve.name for one in panels for curve in one.get(title, [])))
         _finish(page, axes, f"{title}: {names[0]}" if len(names) == 1 and names[0] != title else title)
         axes.set_xlabel(plain_text(short_name(axis, 28)), fontsize=SMALL * page.scale, labelpad=2)
@@ -126,6 +126,11 @@ def draw_curves(
                 borderpad=0.1,
                 labelspacing=0.2,
             )
+
+
+def has_bands(curves: Sequence[Curve]) -> bool:
+    """Whether the bands of a single subject's panel are drawn: of more than two curves no reader could tell them."""
+    return len(curves) < 3 and any(curve.band is not None for curve in curves)
 
 
 def _draw(page: Page, axes: Axes, curve: Curve, depth: NDArray, second: bool, with_band: bool) -> None:

@@ -211,7 +211,9 @@ class TokenSimilarity(LightningModule):
         if batch["other"] is not None and self.other_encoder is None:
             versions["other"] = batch["other"]
         has_mask = batch["has_mask"] if bool(batch["has_mask"].any()) else None
-        views = self._see(self.encoder, versions, batch["mask"], has_mask, batch["shown"], batch["id"])
+        views = self._see(
+            self.encoder, versions, batch["mask"], has_mask, batch["shown"], batch["id"], batch["other_id"]
+        )
         if self.other_encoder is not None:
             if batch["other"] is None or batch["other_mask"] is None or batch["other_shown"] is None:
                 raise ConfigurationError(
@@ -236,6 +238,7 @@ class TokenSimilarity(LightningModule):
         has_mask: Tensor | None,
         shown: NDArray[np.float64],
         ids: Sequence[str],
+        other_ids: list[str] | None = None,
     ) -> list[TokenView]:
         """One pass of all versions through one model."""
         encoder = self._as_tokens(module)
@@ -264,6 +267,7 @@ class TokenSimilarity(LightningModule):
         return [
             TokenView(
                 name,
+                (other_ids or list(ids)) if name == "other" else list(ids),
                 str(getattr(module, "source_name", type(module).__name__)),
                 self._cls_source(layout),
                 image[..., :rows, :columns],
