@@ -37,7 +37,7 @@ colour bar with its numbers at the right, and the space below."""
 DIFFERENCES = "RdBu_r"
 MASK = "#00FFFF"
 _MUTED = "#5A5A5A"
-_GROUND = "#F1F1F1"
+_GROUND = "#DEDEDE"
 _FINEST = 2.5
 """Points: patches smaller than this are not outlined, since the lines would cover the picture."""
 
