@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ from layerscope.report.figure_style import (
 )
 from layerscope.report.sentences import control_in_words, short
 from layerscope.report.token_layers import numbered_layers
-from layerscope.report.token_sentences import cls_heading
+from layerscope.report.token_sentences import cls_heading, norm_in_words
 from layerscope.report.token_statistics import CHANGE, TokenAnalysis, ViewStatistics
 
 FloatArray = NDArray[np.float64]
@@ -69,14 +69,14 @@ class _Panel:
     paired: bool = False
 
 
-def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None = None) -> Figure:
+def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
     """Mean over images with its interval in every layer: similarities, effective rank, norms, border drop, change.
 
     Panels without a value are left out. The bands of the difference of neighbour similarity, which is paired, hold for
     all layers at once, every other band for each layer alone. Layers stand in the order of computation; where a view
     has other layers than the first, by relative depth. Views with one layer are dots with bars.
     """
-    panels = _panels(analysis, prefix)
+    panels = _panels(analysis)
     rows = math.ceil(max(len(panels), 1) / _COLUMNS)
     columns = min(_COLUMNS, max(len(panels), 1))
     handles = _handles(analysis, panels)
@@ -101,17 +101,18 @@ def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[s
     return figure
 
 
-def _panels(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None) -> list[_Panel]:
+def _panels(analysis: TokenAnalysis) -> list[_Panel]:
     if not analysis.views or not analysis.n_images:
         return []
     first, views = analysis.views[0], tuple(analysis.views)
     metric = "cosine" if analysis.similarity_metric == "cosine" else "dot product"
     # Norms and the border have two curves a view; with the controls' no reader could tell them apart.
     few = (first, *analysis.compared)
+    tokens = dict.fromkeys(cls_heading(view) for view in views if view.curve("cls_similarity") is not None)
     wanted = [
         _Panel(f"neighbour similarity ({metric})", ("neighbour_similarity",), views),
         _Panel("neighbour similarity − image's", ("neighbour_similarity",), views[1:], paired=True),
-        _Panel(f"similarity to {cls_heading(first, prefix)} ({metric})", ("cls_similarity",), views),
+        _Panel(f"similarity to {' or '.join(tokens)} ({metric})", ("cls_similarity",), views),
         _Panel("effective rank", ("effective_rank",), views),
         _Panel("token norm", ("norm_median", "norm_max"), few),
         _Panel("drop at the mask's border", ("border_drop", "shifted_border_drop"), few),
@@ -284,7 +285,7 @@ def _named(view: ViewStatistics) -> str:
 def _heading(figure: Figure, analysis: TokenAnalysis) -> None:
     n = analysis.n_images
     patients = "" if analysis.group is None else f" of {analysis.n_units} patient{'s' * (analysis.n_units != 1)}"
-    text = f"Tokens of {n} images{patients}" if n > 1 else "Tokens of one image (no intervals)"
+    text = f"Tokens {norm_in_words(analysis)}, " + (f"{n} images{patients}" if n > 1 else "one image (no intervals)")
     text = text if n else "Tokens: no image was measured"
     figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=TITLE, color=BLACK, fontweight="bold")
     # Beside the heading: at the foot it would lie on the legend.
