@@ -1,4 +1,4 @@
-"""What a token report knows of its images and views: masks, tokens before the patches, and that its data tell enough."""
+"""What a token report knows of its images and views: masks, tokens before the patches; data that tell too little."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_data_that_do_not_tell_enough_are_refused_before_any_image() -> None:
     with pytest.raises(ConfigurationError, match=r"Data lacks describe and eval_split\. Use .*ImagePaths"):
         TokenReport().on_test_start(trainer, SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
     trainer = SimpleNamespace(datamodule=None, test_dataloaders=[SimpleNamespace(dataset=[])])
-    with pytest.raises(ConfigurationError, match="NoneType lacks labels, .* and a test dataset with ids"):
+    with pytest.raises(ConfigurationError, match=r"NoneType lacks labels, .* and a test dataset with ids"):
         TokenReport().on_test_start(trainer, SimpleNamespace(device="cpu"))  # type: ignore[arg-type]
 
 
