@@ -83,7 +83,7 @@ def test_the_heading_says_where_tokens_were_taken_and_leaves_the_notice_free() -
 def test_the_panel_names_every_token_that_patches_are_compared_with() -> None:
     scores = token_scores(views=("other_model",))
     views = [scores.views[0], replace(scores.views[1], prefix=(), cls_source="pooled")]
-    assert "similarity to CLS or pooled (cosine)" in panels(drawn(changed_tokens(scores, views=views))[1])
+    assert "similarity to CLS or pooled" in panels(drawn(changed_tokens(scores, views=views))[1])
     without = [replace(views[0], figure=["-" if f == "cls_similarity" else f for f in views[0].figure]), views[1]]
     assert "similarity to pooled (cosine)" in panels(drawn(changed_tokens(scores, views=without))[1])
 
@@ -130,9 +130,10 @@ def test_one_image_has_no_bands() -> None:
     [
         token_scores(n=6, layers=40, views=("reconstruction", "jpeg_q75", "jpeg_q95", "down2", "other_model")),
         token_scores(n=3, layers=2, views=("jpeg_q75",), masks=False),
+        token_scores(n=6, views=("other_model",)),
         token_scores(n=0),
     ],
-    ids=["many layers and views", "two layers", "no image"],
+    ids=["many layers and views", "two layers", "one free place", "no image"],
 )
 def test_nothing_overlaps_and_files_are_the_same_twice(scores: TokenScores) -> None:
     _, figure = drawn(scores)

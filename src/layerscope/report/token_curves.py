@@ -81,8 +81,10 @@ def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
     columns = min(_COLUMNS, max(len(panels), 1))
     handles = _handles(analysis, panels)
     free = rows * columns - len(panels)
+    # In the place of one panel the legend would press the others together.
+    in_corner = free > 1
     side_by_side = 2 if columns == _COLUMNS else 1
-    below = 0.0 if free else 0.2 * math.ceil((len(handles) + 1) / side_by_side)
+    below = 0.0 if in_corner else 0.2 * math.ceil((len(handles) + 1) / side_by_side)
     figure = Figure(figsize=(max(WIDTH * columns / _COLUMNS, 4.8), rows * _ROW + 0.35 + below), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     for place, panel in enumerate(panels):
@@ -92,7 +94,7 @@ def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
             axes.set_xlabel("")
     _heading(figure, analysis)
     style: dict[str, Any] = {"handles": handles, "fontsize": SMALL, "frameon": False, "handlelength": 2.8}
-    if panels and free:
+    if panels and in_corner:
         corner = figure.add_subplot(grid[-1, columns - free :])
         corner.set_axis_off()
         corner.legend(loc="upper left", borderaxespad=0, **style)
@@ -108,11 +110,13 @@ def _panels(analysis: TokenAnalysis) -> list[_Panel]:
     metric = "cosine" if analysis.similarity_metric == "cosine" else "dot product"
     # Norms and the border have two curves a view; with the controls' no reader could tell them apart.
     few = (first, *analysis.compared)
-    tokens = dict.fromkeys(cls_heading(view) for view in views if view.curve("cls_similarity") is not None)
+    tokens = list(dict.fromkeys(cls_heading(view) for view in views if view.curve("cls_similarity") is not None))
+    # Two names leave no room for the metric, which the first panel says.
+    cls = f"similarity to {' or '.join(tokens)}" + (f" ({metric})" if len(tokens) == 1 else "")
     wanted = [
         _Panel(f"neighbour similarity ({metric})", ("neighbour_similarity",), views),
         _Panel("neighbour similarity − image's", ("neighbour_similarity",), views[1:], paired=True),
-        _Panel(f"similarity to {' or '.join(tokens)} ({metric})", ("cls_similarity",), views),
+        _Panel(cls, ("cls_similarity",), views),
         _Panel("effective rank", ("effective_rank",), views),
         _Panel("token norm", ("norm_median", "norm_max"), few),
         _Panel("drop at the mask's border", ("border_drop", "shifted_border_drop"), few),
