@@ -9,7 +9,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import pytest
 from layerscope import artifacts
 from layerscope.artifacts import Thresholds, open_run_directory, read_csv, read_summary, safe_file_name
 from layerscope.artifacts import run_directory as module
+from layerscope.artifacts.tables import format_csv
 from layerscope.errors import ArtifactError, ConfigurationError
 
 
@@ -284,6 +285,25 @@ def test_numbers_keep_every_digit_and_nan_is_empty(tmp_path: Path) -> None:
     assert read[0]["draw"] == "mean"
     assert read[-1]["t"] is None
     assert "nan" not in (tmp_path / "run/table.csv").read_text()
+
+
+def test_a_table_is_written_while_its_rows_come(tmp_path: Path) -> None:
+    """One of millions of rows would fill the memory otherwise."""
+    columns, seen = ["label", "value"], []
+    run = open_run_directory(tmp_path / "run")
+    with run.staged() as stage:
+
+        def rows() -> Iterator[dict[str, Any]]:
+            for number in range(5000):
+                yield {"label": f"é{number}", "value": float(number)}
+            seen.append((stage.folder / "long/table.csv").stat().st_size)
+
+        stage.write_csv("long/table.csv", rows(), columns)
+        stage.write_json("summary.json", {})
+    written = (tmp_path / "run/long/table.csv").read_bytes()
+    plain = [{"label": f"é{number}", "value": float(number)} for number in range(5000)]
+    assert written == format_csv(plain, columns).encode("utf-8")
+    assert seen[0] > len(written) / 2
 
 
 def test_worst_samples_come_back(tmp_path: Path) -> None:

@@ -42,13 +42,14 @@ def token_scores(
     own = rng.normal(0, 1, size=(n, 1))
     base = _figures(rng, own, layers, masks, cls)
     names = [f"encoder.layers.{layer}" for layer in range(layers)]
-    made = [ViewScores("image", "clip", names, list(FIGURES), base)]
+    known = {"prefix": ("cls",), "cls_source": "cls"} if cls else {"prefix": (), "cls_source": ""}
+    made = [ViewScores("image", "clip", names, list(FIGURES), base, **known)]  # type: ignore[arg-type]
     for view in views:
         if view == "other_model":
             other = [f"blocks.{layer}" for layer in range(other_layers)]
             values = _figures(rng, own, other_layers, masks, cls)
             values[:, :, 0] -= 0.1
-            made.append(ViewScores(view, "dinov2", other, list(FIGURES), values))
+            made.append(ViewScores(view, "dinov2", other, list(FIGURES), values, **known))  # type: ignore[arg-type]
             continue
         size = CHANGES[view] * np.linspace(0.35, 1, layers) * (1 + 0.9 * np.exp(-((depth(layers) - 0.7) ** 2) / 0.02))
         size /= size[-1] / CHANGES[view]
@@ -59,8 +60,10 @@ def token_scores(
         extra = np.stack([change, 1 - 0.6 * change, hit, chance], axis=2)
         if not masks:
             extra[:, :, 2:] = np.nan
-        made.append(ViewScores(view, "clip", names, list(LATER), np.concatenate([values, extra], axis=2)))
-    return TokenScores(id=[f"case {row:02d}" for row in range(n)], group=None, views=made)
+        values = np.concatenate([values, extra], axis=2)
+        made.append(ViewScores(view, "clip", names, list(LATER), values, **known))  # type: ignore[arg-type]
+    with_mask = np.ones(n, dtype=np.bool_) if masks else None
+    return TokenScores(id=[f"case {row:02d}" for row in range(n)], group=None, views=made, with_mask=with_mask)
 
 
 def depth(layers: int) -> np.ndarray:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import io
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image
-from synthetic_tokens import token_scores
+from synthetic_tokens import changed_tokens, token_scores
 
 from layerscope.artifacts.token_scores import TokenScores
 from layerscope.report.attribution import NOTICE
@@ -67,6 +68,26 @@ def test_curves_and_bands_are_the_means_and_their_intervals() -> None:
         assert name in legend(figure)
 
 
+def test_the_heading_says_where_tokens_were_taken_and_leaves_the_notice_free() -> None:
+    grouped = token_scores(n=120, layers=1, views=(), masks=False, cls=False)
+    grouped = changed_tokens(grouped, norm="after", group=[str(row // 2) for row in range(120)])
+    for scores, words in ((grouped, "after the final norm"), (token_scores(), "before the final norm")):
+        _, figure = drawn(scores)
+        assert words in figure.get_suptitle()
+        figure.draw_without_rendering()
+        notice = next(text for text in figure.texts if text.get_text() == NOTICE)
+        heading = next(text for text in figure.texts if text.get_text() == figure.get_suptitle())
+        assert not heading.get_window_extent().overlaps(notice.get_window_extent())
+
+
+def test_the_panel_names_every_token_that_patches_are_compared_with() -> None:
+    scores = token_scores(views=("other_model",))
+    views = [scores.views[0], replace(scores.views[1], prefix=(), cls_source="pooled")]
+    assert "similarity to CLS or pooled" in panels(drawn(changed_tokens(scores, views=views))[1])
+    without = [replace(views[0], figure=["-" if f == "cls_similarity" else f for f in views[0].figure]), views[1]]
+    assert "similarity to pooled (cosine)" in panels(drawn(changed_tokens(scores, views=without))[1])
+
+
 def test_panels_without_a_value_are_left_out() -> None:
     _, figure = drawn(token_scores(views=(), masks=False, cls=False))
     assert set(panels(figure)) == {"neighbour similarity (cosine)", "effective rank", "token norm"}
@@ -109,9 +130,10 @@ def test_one_image_has_no_bands() -> None:
     [
         token_scores(n=6, layers=40, views=("reconstruction", "jpeg_q75", "jpeg_q95", "down2", "other_model")),
         token_scores(n=3, layers=2, views=("jpeg_q75",), masks=False),
+        token_scores(n=6, views=("other_model",)),
         token_scores(n=0),
     ],
-    ids=["many layers and views", "two layers", "no image"],
+    ids=["many layers and views", "two layers", "one free place", "no image"],
 )
 def test_nothing_overlaps_and_files_are_the_same_twice(scores: TokenScores) -> None:
     _, figure = drawn(scores)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import math
 import re
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -27,15 +29,20 @@ FAST = TokenSettings(n_bootstrap=100)
 
 def with_values(scores: TokenScores, **values: np.ndarray) -> TokenScores:
     """The same views with other values."""
-    views = [
-        ViewScores(view.view, view.model, view.layer, view.figure, values.get(view.view, view.values))
-        for view in scores.views
-    ]
+    views = [replace(view, values=values.get(view.view, view.values)) for view in scores.views]
     return changed_tokens(scores, views=views)
 
 
-def said(scores: TokenScores, **options: object) -> str:
-    return " ".join(token_sentences(analyse_tokens(scores, FAST, **options)))  # type: ignore[arg-type]
+def other_models(**options: Any) -> TokenScores:
+    return token_scores(views=("other_model",), layers=6, other_layers=4, **options)
+
+
+def said(scores: TokenScores) -> str:
+    return " ".join(token_sentences(analyse_tokens(scores, FAST)))
+
+
+def not_measured(scores: TokenScores) -> dict[str, str]:
+    return {row["what"]: row["reason"] for row in token_summary(analyse_tokens(scores, FAST))["not_measured"]}
 
 
 def test_means_differences_and_ratios_are_those_of_a_plain_loop() -> None:
@@ -79,7 +86,8 @@ def test_the_band_of_differences_holds_in_all_layers_at_once(n: int) -> None:
     for _ in range(runs):
         values = rng.normal(size=(2, n, 10, 1))
         views = [
-            ViewScores(view, "m", names, ["norm_max"], one) for view, one in zip(("image", "reconstruction"), values)
+            ViewScores(view, "m", names, ["norm_max"], one, (), "")
+            for view, one in zip(("image", "reconstruction"), values)
         ]
         analysis = analyse_tokens(TokenScores([str(row) for row in range(n)], None, views), FAST)
         missed += any(analysis.views[1].difference_at("norm_max", layer).sure for layer in range(10))
@@ -115,7 +123,8 @@ def test_identical_views_differ_by_exactly_nothing() -> None:
         found = view.difference_at(figure)
         assert (found.value, found.lo, found.hi, found.sure) == (0, 0, 0, False)
     text = said(same)
-    assert "the similarity of neighbours is the same at encoder.layers.11, surely in no layer" in text
+    assert "the similarity of neighbours is the same at encoder.layers.11." in text
+    assert "surely in" not in text
     assert "changes tokens by 0 [0, 0]" in text
 
 
@@ -135,7 +144,12 @@ def awkward() -> TokenScores:
         views[view.view] = values
     views["reconstruction"][4, 1, LATER.index("map_correlation")] = np.nan
     views["jpeg_q75"][5] = np.nan
-    named = changed_tokens(scores, id=["=case", *scores.id[1:]], skipped=[(scores.id[3], "broken file")])
+    named = changed_tokens(
+        scores,
+        id=["=case", *scores.id[1:]],
+        skipped=[(scores.id[3], "broken file")],
+        with_mask=~np.isin(np.arange(14), (0, 3)),
+    )
     return with_values(named, **views)
 
 
@@ -170,7 +184,8 @@ def test_skipped_images_change_nothing_for_the_others() -> None:
     scores = awkward()
     rows = [row for row in range(14) if row != 3]
     rest = with_values(scores, **{view.view: view.values[rows] for view in scores.views})
-    rest = changed_tokens(rest, id=[scores.id[row] for row in rows], skipped=[])
+    assert scores.with_mask is not None
+    rest = changed_tokens(rest, id=[scores.id[row] for row in rows], skipped=[], with_mask=scores.with_mask[rows])
     for one, other in zip(analyse_tokens(scores, FAST).views, analyse_tokens(rest, FAST).views):
         np.testing.assert_array_equal(one.means.lo, other.means.lo)
         np.testing.assert_array_equal(one.difference.hi, other.difference.hi)
@@ -218,7 +233,7 @@ def test_one_image_has_no_intervals_and_says_so() -> None:
 
 
 def test_another_model_is_compared_in_the_last_layers_only() -> None:
-    scores = token_scores(views=("other_model",), layers=6, other_layers=4)
+    scores = other_models()
     analysis = analyse_tokens(scores, FAST)
     view = analysis.views[1]
     d = scores.views[1].values[:, -1, 0] - scores.views[0].values[:, -1, 0]
@@ -226,15 +241,65 @@ def test_another_model_is_compared_in_the_last_layers_only() -> None:
     assert found.value == pytest.approx(d.mean())
     assert found.lo < d.mean() < found.hi < 0
     assert not view.difference_at("neighbour_similarity", 2).known
-    rows = [row for row in aggregate_rows(analysis) if row["view"] == "other_model" and row["figure"] == "norm_max"]
+    rows = [
+        row for row in aggregate_rows(analysis) if row["view"] == "other_model" and row["figure"] == "effective_rank"
+    ]
     assert [row["flag"] for row in rows[:3]] == ["no difference: not the layers of image"] * 3
     assert rows[3]["flag"] == "difference between the last layers, that of image: encoder.layers.5"
-    text = said(scores)
-    assert "In the other model (dinov2) the similarity of neighbours differs by −.1" in text
-    assert "at blocks.3 against encoder.layers.5." in text
-    missing = {row["what"]: row["reason"] for row in token_summary(analysis)["not_measured"]}
-    assert "no common directions" in missing["token_change of other_model"]
+    assert "no common directions" in not_measured(scores)["token_change of other_model"]
     assert "Not in this table" in token_table(analysis)
+
+
+def test_levels_of_two_models_are_told_and_not_judged() -> None:
+    scores = other_models()
+    first, second = (f"{view.values[:, -1, 0].mean():.2f}".removeprefix("0") for view in scores.views)
+    text = said(scores)
+    assert f"In the other model (dinov2) neighbouring tokens are alike by {second} [" in text
+    assert f"] at blocks.3, in clip by {first} [" in text
+    assert "at encoder.layers.5; levels of two models are not comparable by themselves." in text
+    # Two models whose layers have the same names are two models still.
+    twins = [replace(view, layer=scores.views[0].layer[:4]) for view in scores.views]
+    twins[0] = replace(twins[0], values=scores.views[0].values[:, :4])
+    same_names = changed_tokens(scores, views=twins)
+    assert analyse_tokens(same_names, FAST).views[1].same_layers
+    for one in (text, said(same_names)):
+        assert "differs by" not in one
+        assert "surely in" not in one
+
+
+UNIT, KIND = "no common unit in two models", "compared with another kind of token"
+
+
+@pytest.mark.parametrize(
+    ("metric", "source", "expected"),
+    [
+        ("cosine", "cls", {"norm_median": UNIT, "norm_max": UNIT}),
+        ("cosine", "pooled", {"norm_median": UNIT, "norm_max": UNIT, "cls_similarity": KIND}),
+        (
+            "dot_product",
+            "pooled",
+            dict.fromkeys([name for name in FIGURES if name not in ("high_norm_share", "effective_rank")], UNIT),
+        ),
+    ],
+)
+def test_no_difference_without_a_common_unit(metric: str, source: str, expected: dict[str, str]) -> None:
+    scores = other_models()
+    views = [scores.views[0], replace(scores.views[1], cls_source=source)]
+    scores = changed_tokens(scores, views=views, similarity_metric=metric)
+    analysis = analyse_tokens(scores, FAST)
+    view = analysis.views[1]
+    for column, figure in enumerate(FIGURES):
+        assert view.at(figure).known
+        assert view.difference_at(figure).known == (figure not in expected)
+        if figure in expected:
+            assert view.flag[-1][column] == f"no difference: {expected[figure]}"
+    found = not_measured(scores)
+    for reason in set(expected.values()):
+        names = ", ".join(figure for figure in FIGURES if expected.get(figure) == reason)
+        assert found[f"differences of other_model: {names}"] == reason
+    # Within one model all of them have a unit.
+    within = analyse_tokens(changed_tokens(token_scores(), similarity_metric=metric), FAST).views[1]
+    assert all(within.difference_at(figure).known for figure in FIGURES)
 
 
 def test_the_summary_tells_how_much_a_reconstruction_changes_beside_the_controls() -> None:
@@ -264,7 +329,11 @@ def test_sentences_say_what_was_found_and_how_surely() -> None:
     text = said(scores)
     found = analysis.views[0].at("neighbour_similarity")
     numbers = (f"{part:.2f}".removeprefix("0") for part in (found.value, found.lo, found.hi))
-    assert "At encoder.layers.11 neighbouring tokens are alike by {} [{}, {}]".format(*numbers) in text
+    where = "At encoder.layers.11, before the final norm, neighbouring tokens are alike by {} [{}, {}]"
+    assert where.format(*numbers) in text
+    share = 100 * analysis.views[0].at("high_norm_share").value
+    told = f"At encoder.layers.11, {share:.1f} % of the patch tokens have a high norm (mean over 24 images)."
+    assert told in text
     assert "(mean cosine over 24 images)" in text
     assert "at the lesion's border (24 images with a mask), by .01 at shifted borders: surely more" in text
     assert "The reconstruction changes tokens by .0" in text
@@ -282,24 +351,40 @@ def test_sentences_say_what_was_found_and_how_surely() -> None:
     assert "CLS" not in said(token_scores(cls=False))
     assert "The other image's tokens differ by" in said(token_scores(views=("other",)))
     assert "JPEG at quality 75 changes tokens by" in said(token_scores(views=("jpeg_q75",)))
-    assert "mean dot product" in said(scores, similarity_metric="dot_product")
+    assert "mean dot product" in said(changed_tokens(scores, similarity_metric="dot_product"))
+    after = changed_tokens(scores, norm="after")
+    assert "At encoder.layers.11, after the final norm, neighbouring" in said(after)
+    assert "over 24 images; tokens after the final norm." in token_table(analyse_tokens(after, FAST))
     assert "rough with fewer than 10" in said(token_scores(n=9))
     assert said(token_scores(n=0)) == "Nothing can be said about the tokens: no image was measured."
 
 
 def test_what_stands_before_the_patches_tells_why_there_is_no_cls_token() -> None:
-    analysis = analyse_tokens(token_scores(cls=False, views=()), FAST)
+    def reason(*prefix: str) -> str:
+        scores = token_scores(cls=False, views=())
+        return not_measured(changed_tokens(scores, views=[replace(scores.views[0], prefix=prefix)]))[
+            "cls_similarity of image"
+        ]
 
-    def reason(prefix: dict[str, list[str]] | None) -> str:
-        rows = token_summary(analysis, prefix)["not_measured"]
-        return next(row["reason"] for row in rows if row["what"] == "cls_similarity of image")
+    assert reason().startswith("the model has no CLS token; before its patches: no token. pooled: true")
+    assert "before its patches: register (4)." in reason(*["register"] * 4)
+    pooled = token_scores(views=())
+    pooled = changed_tokens(pooled, views=[replace(pooled.views[0], prefix=(), cls_source="pooled")])
+    assert "like the pooled token by" in said(pooled)
+    assert "pooled" in token_table(analyse_tokens(pooled, FAST)).splitlines()[0]
 
-    assert reason(None) == "no similarity with a CLS token was measured"
-    assert reason({"image": []}).startswith("the model has no CLS token; before its patches: no token. pooled: true")
-    assert "before its patches: register (4)." in reason({"image": ["register"] * 4})
-    assert "although the model has a CLS token" in reason({"image": ["cls"]})
-    pooled = token_summary(analyse_tokens(token_scores(), FAST), {"image": []})
-    assert "like the pooled token by" in pooled["sentence"]
+
+def test_a_mask_that_no_pair_of_patches_crosses_is_a_mask() -> None:
+    """On a single patch no figure of a mask is defined, and the image has one all the same."""
+    scores = token_scores(n=3, layers=1, views=())
+    values = scores.views[0].values.copy()
+    values[:, :, FIGURES.index("border_similarity") :] = np.nan
+    scores = changed_tokens(with_values(scores, image=values), with_mask=np.array([True, True, False]))
+    assert not_measured(scores)["border_drop"] == "2 images: no border in the patch grid; 1 image: no mask"
+    flags = {(row["id"], row["figure"]): row["flag"] for row in image_rows(scores)}
+    assert flags["case 00", "inside_similarity"] == "no neighbours inside the mask"
+    assert flags["case 02", "inside_similarity"] == "no mask"
+    assert not_measured(changed_tokens(scores, with_mask=None))["border_drop"] == "no image has a mask"
 
 
 @pytest.mark.parametrize(

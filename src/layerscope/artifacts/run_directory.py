@@ -24,7 +24,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from layerscope.artifacts.names import check_member_name
-from layerscope.artifacts.tables import format_csv
+from layerscope.artifacts.tables import format_csv, write_rows
 from layerscope.artifacts.versions import SCHEMA_VERSION
 from layerscope.errors import ArtifactError, ConfigurationError
 
@@ -188,8 +188,11 @@ class Stage:
         self.write_bytes(name, text.encode("utf-8"))
 
     def write_csv(self, name: str, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
-        """A table with a header; see ``tables.format_cell`` for what becomes of values."""
-        self.write_text(name, format_csv(rows, columns))
+        """A table with a header; see ``tables.format_cell`` for what becomes of values. Only one row is in memory."""
+        with self.path(name).open("w", encoding="utf-8", newline="") as file:
+            write_rows(file, rows, columns)
+            file.flush()
+            os.fsync(file.fileno())
 
     def write_json(self, name: str, value: Mapping[str, Any]) -> None:
         """JSON with NaN and infinities as null, numpy values and dataclasses as plain ones."""

@@ -7,7 +7,7 @@ import io
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 import numpy as np
 
@@ -152,14 +152,19 @@ def format_cell(value: object) -> str:
 def format_csv(rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> str:
     """A table as CSV text. A column that a row lacks is empty; a key that is no column raises ValueError."""
     buffer = io.StringIO()
-    writer = csv.writer(buffer, lineterminator="\n")
+    write_rows(buffer, rows, columns)
+    return buffer.getvalue()
+
+
+def write_rows(file: TextIO, rows: Iterable[Mapping[str, Any]], columns: Sequence[str]) -> None:
+    """Writes a table row by row, as ``format_csv`` does, into a file opened with ``newline=""``."""
+    writer = csv.writer(file, lineterminator="\n")
     writer.writerow([defuse(column) for column in columns])
     known = set(columns)
     for row in rows:
         if extra := set(row) - known:
             raise ValueError(f"a table row has the keys {sorted(extra)}, which are no columns of {list(columns)}")
         writer.writerow([format_cell(row.get(column)) for column in columns])
-    return buffer.getvalue()
 
 
 def read_csv(path: str | Path) -> list[dict[str, Any]]:

@@ -19,6 +19,7 @@ from layerscope.callbacks.token_table import TokenTable
 from layerscope.data.hashing import weights_hash
 from layerscope.errors import ConfigurationError
 from layerscope.report.figure_style import png
+from layerscope.report.sentences import joined
 from layerscope.report.token_curves import layer_curves_figure
 from layerscope.report.token_rows import aggregate_rows, image_rows, token_summary
 from layerscope.report.token_sentences import token_sentences
@@ -26,6 +27,9 @@ from layerscope.report.token_statistics import TokenAnalysis, TokenSettings, ana
 from layerscope.report.token_style import TokenPictures
 from layerscope.report.token_table import token_table
 from layerscope.types import TokenOutput
+
+_NEEDED = ("labels", "evaluated_groups", "data_hash", "describe", "eval_split")
+"""What the summary reads of a datamodule."""
 
 
 class TokenReport(Callback):
@@ -54,13 +58,7 @@ class TokenReport(Callback):
         self._folder: StagingFolder | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        loaders: Any = trainer.test_dataloaders
-        loader = loaders[0] if isinstance(loaders, list) else loaders
-        if not hasattr(getattr(loader, "dataset", None), "ids"):
-            raise ConfigurationError(
-                "TokenReport needs a datamodule of images such as layerscope.data.image_paths.ImagePaths."
-            )
-        self._ids: list[str] = list(loader.dataset.ids)
+        self._ids = _image_ids(trainer)
         self._table = TokenTable(self._ids, pl_module.device)
         self._folder = StagingFolder(trainer, "tokens")
 
@@ -84,19 +82,18 @@ class TokenReport(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Brings the processes' shares together."""
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        self.scores = self._table.scores(trainer, data.evaluated_groups(), data.describe()["masks"] > 0)
+        self.scores = self._table.scores(trainer, data.evaluated_groups())
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if not trainer.is_global_zero:
             return
         rank_zero_info("Computing intervals and drawing.")
-        analysis = analyse_tokens(self.scores, self.settings, cast(Any, pl_module).similarity_metric)
+        analysis = analyse_tokens(self.scores, self.settings)
         folder, data, task = run_folder(trainer), cast(Any, trainer).datamodule, cast(Any, pl_module)
         assert folder.directory is not None
         assert self._folder is not None
-        prefix = self._table.prefix
-        figures = {"figures/layer_curves.png": layer_curves_figure(analysis, prefix)} if len(self._ids) > 1 else {}
-        headline = token_summary(analysis, prefix)
+        figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
+        headline = token_summary(analysis)
         summary = {
             "task": "token_similarity",
             "experiment_name": folder.directory.path.name,
@@ -126,9 +123,9 @@ class TokenReport(Callback):
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
         log_result(trainer, figures, _scalars(analysis))
-        for sentence in ["", *token_sentences(analysis, prefix), ""]:
+        for sentence in ["", *token_sentences(analysis), ""]:
             print(textwrap.fill(sentence, width=100))
-        print(token_table(analysis, prefix))
+        print(token_table(analysis))
         print(f"\nResults: {folder.directory.path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -161,10 +158,32 @@ class TokenReport(Callback):
             found.append(
                 {
                     "what": f"files of {len(absent)} of {images} images",
-                    "reason": "they lie on the disk of another node, which this one does not see",
+                    "reason": "they were written on another node, whose disk this one does not see, and not kept; "
+                    "use an output folder that all nodes share",
                 }
             )
         return found
+
+
+def _image_ids(trainer: Trainer) -> list[str]:
+    """The images' ids in the order of the rows.
+
+    Raises:
+        ConfigurationError: the datamodule lacks something that the results need, before any image is seen.
+    """
+    data: Any = getattr(trainer, "datamodule", None)
+    loaders: Any = trainer.test_dataloaders
+    dataset = getattr(loaders[0] if isinstance(loaders, list) else loaders, "dataset", None)
+    absent = [name for name in _NEEDED if not hasattr(data, name)]
+    absent += [] if hasattr(dataset, "ids") else ["a test dataset with ids"]
+    if absent:
+        raise ConfigurationError(
+            "TokenReport needs a datamodule of images that tells labels, evaluated_groups, data_hash "
+            "(layerscope.protocols.LabelledData), describe and eval_split, and whose test dataset has ids; "
+            f"{type(data).__name__} lacks {joined(absent)}. Use layerscope.data.image_paths.ImagePaths, or give yours "
+            "these."
+        )
+    return list(cast(Any, dataset).ids)
 
 
 def _scalars(analysis: TokenAnalysis) -> dict[str, float]:

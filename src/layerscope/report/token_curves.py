@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -38,7 +38,7 @@ from layerscope.report.figure_style import (
 )
 from layerscope.report.sentences import control_in_words, short
 from layerscope.report.token_layers import numbered_layers
-from layerscope.report.token_sentences import cls_heading
+from layerscope.report.token_sentences import cls_heading, norm_in_words
 from layerscope.report.token_statistics import CHANGE, TokenAnalysis, ViewStatistics
 
 FloatArray = NDArray[np.float64]
@@ -69,20 +69,22 @@ class _Panel:
     paired: bool = False
 
 
-def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None = None) -> Figure:
+def layer_curves_figure(analysis: TokenAnalysis) -> Figure:
     """Mean over images with its interval in every layer: similarities, effective rank, norms, border drop, change.
 
     Panels without a value are left out. The bands of the difference of neighbour similarity, which is paired, hold for
     all layers at once, every other band for each layer alone. Layers stand in the order of computation; where a view
     has other layers than the first, by relative depth. Views with one layer are dots with bars.
     """
-    panels = _panels(analysis, prefix)
+    panels = _panels(analysis)
     rows = math.ceil(max(len(panels), 1) / _COLUMNS)
     columns = min(_COLUMNS, max(len(panels), 1))
     handles = _handles(analysis, panels)
     free = rows * columns - len(panels)
+    # In the place of one panel the legend would press the others together.
+    in_corner = free > 1
     side_by_side = 2 if columns == _COLUMNS else 1
-    below = 0.0 if free else 0.2 * math.ceil((len(handles) + 1) / side_by_side)
+    below = 0.0 if in_corner else 0.2 * math.ceil((len(handles) + 1) / side_by_side)
     figure = Figure(figsize=(max(WIDTH * columns / _COLUMNS, 4.8), rows * _ROW + 0.35 + below), layout="constrained")
     grid = figure.add_gridspec(rows, columns)
     for place, panel in enumerate(panels):
@@ -92,7 +94,7 @@ def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[s
             axes.set_xlabel("")
     _heading(figure, analysis)
     style: dict[str, Any] = {"handles": handles, "fontsize": SMALL, "frameon": False, "handlelength": 2.8}
-    if panels and free:
+    if panels and in_corner:
         corner = figure.add_subplot(grid[-1, columns - free :])
         corner.set_axis_off()
         corner.legend(loc="upper left", borderaxespad=0, **style)
@@ -101,17 +103,20 @@ def layer_curves_figure(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[s
     return figure
 
 
-def _panels(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None) -> list[_Panel]:
+def _panels(analysis: TokenAnalysis) -> list[_Panel]:
     if not analysis.views or not analysis.n_images:
         return []
     first, views = analysis.views[0], tuple(analysis.views)
     metric = "cosine" if analysis.similarity_metric == "cosine" else "dot product"
     # Norms and the border have two curves a view; with the controls' no reader could tell them apart.
     few = (first, *analysis.compared)
+    tokens = list(dict.fromkeys(cls_heading(view) for view in views if view.curve("cls_similarity") is not None))
+    # Two names leave no room for the metric, which the first panel says.
+    cls = f"similarity to {' or '.join(tokens)}" + (f" ({metric})" if len(tokens) == 1 else "")
     wanted = [
         _Panel(f"neighbour similarity ({metric})", ("neighbour_similarity",), views),
         _Panel("neighbour similarity − image's", ("neighbour_similarity",), views[1:], paired=True),
-        _Panel(f"similarity to {cls_heading(first, prefix)} ({metric})", ("cls_similarity",), views),
+        _Panel(cls, ("cls_similarity",), views),
         _Panel("effective rank", ("effective_rank",), views),
         _Panel("token norm", ("norm_median", "norm_max"), few),
         _Panel("drop at the mask's border", ("border_drop", "shifted_border_drop"), few),
@@ -284,7 +289,7 @@ def _named(view: ViewStatistics) -> str:
 def _heading(figure: Figure, analysis: TokenAnalysis) -> None:
     n = analysis.n_images
     patients = "" if analysis.group is None else f" of {analysis.n_units} patient{'s' * (analysis.n_units != 1)}"
-    text = f"Tokens of {n} images{patients}" if n > 1 else "Tokens of one image (no intervals)"
+    text = f"Tokens {norm_in_words(analysis)}, " + (f"{n} images{patients}" if n > 1 else "one image (no intervals)")
     text = text if n else "Tokens: no image was measured"
     figure.suptitle(plain_text(text), x=0.01, ha="left", fontsize=TITLE, color=BLACK, fontweight="bold")
     # Beside the heading: at the foot it would lie on the legend.

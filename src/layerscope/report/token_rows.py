@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any
-
-import numpy as np
 
 from layerscope.artifacts import to_plain
 from layerscope.artifacts.token_scores import TokenScores
@@ -23,9 +22,6 @@ from layerscope.report.token_statistics import (
     reasons,
 )
 
-Prefix = Mapping[str, Sequence[str]]
-"""View to what the tokens before its patches are (``types.TokenLayout.prefix``)."""
-
 
 def image_rows(scores: TokenScores) -> Iterator[dict[str, Any]]:
     """Rows of images.csv: one figure of one layer of one view of one image; the flag says why a value is missing.
@@ -33,25 +29,25 @@ def image_rows(scores: TokenScores) -> Iterator[dict[str, Any]]:
     A skipped image is one row without view, layer and figure whose flag gives the reason.
     """
     skipped = dict(scores.skipped)
-    masks = images_with_mask(scores)
+    masks = images_with_mask(scores).tolist()
     for row, name in enumerate(scores.id):
         if name in skipped:
             continue
         for view in scores.views:
             values = view.values[row]
-            for layer, layer_name in enumerate(view.layer):
-                for column, figure in enumerate(view.figure):
-                    value = float(values[layer, column])
+            for layer, (layer_name, cells) in enumerate(zip(view.layer, values.tolist())):
+                for figure, value in zip(view.figure, cells):
+                    known = math.isfinite(value)
                     yield {
                         "id": name,
                         "view": view.view,
                         "layer": layer_name,
                         "figure": figure,
-                        "value": value if np.isfinite(value) else np.nan,
-                        "flag": missing_because(view, bool(masks[row]), values, layer, figure),
+                        "value": value if known else math.nan,
+                        "flag": "" if known else missing_because(view, masks[row], values, layer, figure),
                     }
     for name, reason in skipped.items():
-        yield {"id": name, "view": "", "layer": "", "figure": "", "value": np.nan, "flag": f"skipped: {reason}"}
+        yield {"id": name, "view": "", "layer": "", "figure": "", "value": math.nan, "flag": f"skipped: {reason}"}
 
 
 def aggregate_rows(analysis: TokenAnalysis) -> Iterator[dict[str, Any]]:
@@ -84,14 +80,13 @@ def aggregate_rows(analysis: TokenAnalysis) -> Iterator[dict[str, Any]]:
                 }
 
 
-def token_summary(analysis: TokenAnalysis, prefix: Prefix | None = None) -> dict[str, Any]:
+def token_summary(analysis: TokenAnalysis) -> dict[str, Any]:
     """The part of summary.json that follows from the scores; None where a figure is undefined, its "flag" says why.
 
     counts; per view the figures of its last layer; the comparison of each later view with the first and with the
-    controls; sentences for people; what does not exist and why. prefix: with it, a missing CLS token is told from a
-    figure that was not asked for.
+    controls; sentences for people; what does not exist and why.
     """
-    sentences = token_sentences(analysis, prefix)
+    sentences = token_sentences(analysis)
     record = {
         "counts": {
             "images": analysis.n_images,
@@ -103,7 +98,7 @@ def token_summary(analysis: TokenAnalysis, prefix: Prefix | None = None) -> dict
         "comparison": {view.view: _comparison(analysis, view) for view in analysis.views[1:]},
         "sentence": " ".join(sentences),
         "sentences": sentences,
-        "not_measured": _not_measured(analysis, prefix or {}),
+        "not_measured": _not_measured(analysis),
     }
     return dict(to_plain(record))
 
@@ -150,7 +145,7 @@ def _comparison(analysis: TokenAnalysis, view: ViewStatistics) -> dict[str, Any]
     return record
 
 
-def _not_measured(analysis: TokenAnalysis, prefix: Prefix) -> list[dict[str, str]]:
+def _not_measured(analysis: TokenAnalysis) -> list[dict[str, str]]:
     scores = analysis.scores
     missing = [{"what": f"image {name}", "reason": reason} for name, reason in scores.skipped]
     if not analysis.n_images:
@@ -162,12 +157,15 @@ def _not_measured(analysis: TokenAnalysis, prefix: Prefix) -> list[dict[str, str
         missing.append({"what": "clustered intervals", "reason": reason})
     for view in analysis.views:
         if view.curve("cls_similarity") is None:
-            missing.append({"what": f"cls_similarity of {view.view}", "reason": _no_cls(view, prefix)})
+            missing.append({"what": f"cls_similarity of {view.view}", "reason": _no_cls(view)})
     missing += _masks_not_measured(analysis)
     for view in analysis.views[1:]:
         if not view.same_layers:
             reason = f"its layers are not those of {analysis.views[0].view}; the last layers of both are compared"
             missing.append({"what": f"differences of {view.view} in each layer", "reason": reason})
+        for reason in dict.fromkeys(view.not_comparable.values()):
+            figures = [figure for figure, why in view.not_comparable.items() if why == reason]
+            missing.append({"what": f"differences of {view.view}: {', '.join(figures)}", "reason": reason})
         if view.curve(CHANGE) is None:
             reason = "tokens of two models have no common directions" if view.view == "other_model" else "no value"
             missing.append({"what": f"{CHANGE} of {view.view}", "reason": reason})
@@ -177,13 +175,10 @@ def _not_measured(analysis: TokenAnalysis, prefix: Prefix) -> list[dict[str, str
     return missing
 
 
-def _no_cls(view: ViewStatistics, prefix: Prefix) -> str:
-    if view.view not in prefix:
-        return "no similarity with a CLS token was measured"
-    names = Counter(prefix[view.view])
-    if "cls" in names:
-        return "not measured, although the model has a CLS token"
-    before = ", ".join(f"{name} ({count})" for name, count in names.items()) or "no token"
+def _no_cls(view: ViewStatistics) -> str:
+    if view.cls_source:
+        return "no image has a value"
+    before = ", ".join(f"{name} ({count})" for name, count in Counter(view.prefix).items()) or "no token"
     return (
         f"the model has no CLS token; before its patches: {before}. pooled: true compares with its pooled token, if "
         "it makes one"

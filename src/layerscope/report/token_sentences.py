@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 
 from layerscope.report.figure_style import percent
 from layerscope.report.sample_means import FEW_UNITS
@@ -15,18 +14,18 @@ _SIMILARITY = "neighbour_similarity"
 _DIGITS = 2
 
 
-def token_sentences(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+def token_sentences(analysis: TokenAnalysis) -> list[str]:
     """How alike tokens are in the last layer, what a mask's border does, what each compared view changes, how sure.
 
-    Numbers in brackets are intervals. prefix: view to its tokens before the patches; without ``cls`` among the first
-    view's, what stands for it is called the pooled token.
+    Numbers in brackets are intervals.
     """
     if not analysis.n_images or not analysis.views:
         return ["Nothing can be said about the tokens: no image was measured."]
     first = analysis.views[0]
-    found = [_alike(analysis, first, prefix), _border(analysis, first), _high_norms(first)]
+    found = [_alike(analysis, first), _border(analysis, first), _high_norms(first)]
     for view in analysis.compared:
-        found += [_change(analysis, view), _differences(analysis, view)]
+        levels = _two_models if view.view == "other_model" else _differences
+        found += [_change(analysis, view), levels(analysis, view)]
     found += [] if analysis.compared else [_change(analysis, view) for view in analysis.controls]
     return [sentence for sentence in [*found, _confidence(analysis)] if sentence]
 
@@ -38,9 +37,14 @@ def view_in_words(view: ViewStatistics) -> str:
     return _VIEWS.get(view.view) or control_in_words(view.view)
 
 
-def cls_heading(view: ViewStatistics, prefix: Mapping[str, Sequence[str]] | None) -> str:
-    """What ``cls_similarity`` compares patches with, in a table or figure; prefix as of ``token_sentences``."""
-    return "CLS" if prefix is None or "cls" in prefix.get(view.view, ()) else "pooled"
+def cls_heading(view: ViewStatistics) -> str:
+    """What ``cls_similarity`` compares patches with, in a table or figure."""
+    return "pooled" if view.cls_source == "pooled" else "CLS"
+
+
+def norm_in_words(analysis: TokenAnalysis) -> str:
+    """``before the final norm`` or after it, where the tokens were taken."""
+    return f"{analysis.norm} the final norm"
 
 
 def similarity_number(analysis: TokenAnalysis, value: float, sign: bool = False) -> str:
@@ -50,14 +54,13 @@ def similarity_number(analysis: TokenAnalysis, value: float, sign: bool = False)
     return f"{'+' * (sign and value > 0)}{significant(value)}"
 
 
-def _alike(analysis: TokenAnalysis, view: ViewStatistics, prefix: Mapping[str, Sequence[str]] | None) -> str:
+def _alike(analysis: TokenAnalysis, view: ViewStatistics) -> str:
     neighbours, cls = view.at(_SIMILARITY), view.at("cls_similarity")
     parts = []
     if neighbours.known:
         parts.append(f"neighbouring tokens are alike by {_similarity(analysis, neighbours)}")
     if cls.known:
-        known = (prefix or {}).get(view.view)
-        token = "the CLS token" if known is None or "cls" in known else "the pooled token"
+        token = "the pooled token" if view.cls_source == "pooled" else "the CLS token"
         subject = "they are like" if parts else "patch tokens are like"
         parts.append(f"{subject} {token} by {_similarity(analysis, cls)}")
     if not parts:
@@ -65,7 +68,7 @@ def _alike(analysis: TokenAnalysis, view: ViewStatistics, prefix: Mapping[str, S
     metric = analysis.similarity_metric.replace("_", " ")
     n = max(neighbours.n, cls.n)
     over = f"mean {metric} over {n} images" if n > 1 else f"mean {metric} in one image"
-    return f"At {view.layer[-1]} {' and '.join(parts)} ({over})."
+    return f"At {view.layer[-1]}, {norm_in_words(analysis)}, {' and '.join(parts)} ({over})."
 
 
 def _border(analysis: TokenAnalysis, view: ViewStatistics) -> str:
@@ -88,7 +91,9 @@ def _high_norms(view: ViewStatistics) -> str:
     share = view.at("high_norm_share")
     if not share.known or share.value == 0:
         return ""
-    return f"{significant(100 * share.value, _DIGITS)} % of the patch tokens have a high norm."
+    over = f"mean over {share.n} images" if share.n > 1 else "one image"
+    percentage = significant(100 * share.value, _DIGITS)
+    return f"At {view.layer[-1]}, {percentage} % of the patch tokens have a high norm ({over})."
 
 
 def _change(analysis: TokenAnalysis, view: ViewStatistics) -> str:
@@ -126,6 +131,19 @@ def _differences(analysis: TokenAnalysis, view: ViewStatistics) -> str:
         text += f", surely in {len(sure)} of {len(layers)} layers" if sure else ", surely in no layer"
         text += f" ({percent(analysis.settings.level)} band over all layers)"
     return f"{text}."
+
+
+def _two_models(analysis: TokenAnalysis, view: ViewStatistics) -> str:
+    """Both levels and no verdict: those of two models say nothing by themselves."""
+    first = analysis.views[0]
+    mine, other = view.at(_SIMILARITY), first.at(_SIMILARITY)
+    if not (mine.known and other.known):
+        return ""
+    return (
+        f"In {view_in_words(view)} neighbouring tokens are alike by {_similarity(analysis, mine)} at {view.layer[-1]}, "
+        f"in {first.model} by {_similarity(analysis, other)} at {first.layer[-1]}; levels of two models are not "
+        "comparable by themselves."
+    )
 
 
 def _confidence(analysis: TokenAnalysis) -> str:

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from layerscope.artifacts.token_scores import TokenScores, ViewScores
+from layerscope.artifacts.token_scores import MASK_FIGURES, TokenScores, ViewScores
 from layerscope.errors import ConfigurationError
 from layerscope.functional.bootstrap import percentile_interval, resample_weights
 from layerscope.functional.intervals import group_index
 from layerscope.report.sample_means import FEW_UNITS, SampleMeans, sample_means, surer, surer_together
-from layerscope.types import TokenMetric
+from layerscope.types import NormStage, TokenMetric
 
 FloatArray = NDArray[np.float64]
 
@@ -22,8 +22,9 @@ CONTROL_OF = {"border_drop": "shifted_border_drop", "token_change_auroc": "shift
 
 CHANGE = "token_change"
 _NOT_CONTROLS = ("other", "reconstruction", "other_model")
-_OF_MASK = ("border_similarity", "inside_similarity", "outside_similarity")
-_FOR_MASK = (*_OF_MASK, *CONTROL_OF, *CONTROL_OF.values())
+_NORMS = ("norm_median", "norm_max")
+_SIMILARITIES = ("_similarity", "border_drop")
+"""How figures end that are similarities, or differences of two."""
 
 
 @dataclass(frozen=True)
@@ -74,9 +75,12 @@ class ViewStatistics:
     means: (L, K), percentile intervals of each mean by itself.
     difference: (L, K), paired: this view − the first, over the images where both are known. Its intervals hold for all
         layers of a figure at once (``sample_means.surer_together``), not for all figures and views. Where the layers
-        have other names than the first view's there is one difference, between the last layers of both.
+        have other names than the first view's there is one difference, between the last layers of both; there is none
+        where ``not_comparable`` says why.
     above_control: figure of ``CONTROL_OF`` to (L,), the figure − its control, paired, with intervals as above.
     flag: L lists of K texts: what is left out, undefined or rough, and why; empty where nothing is.
+    prefix, cls_source: as in ``ViewScores``. not_comparable: figure to the reason why it has no difference to the
+        first view's, of two models.
     """
 
     view: str
@@ -88,6 +92,9 @@ class ViewStatistics:
     above_control: dict[str, SampleMeans]
     same_layers: bool
     flag: list[list[str]]
+    prefix: tuple[str, ...]
+    cls_source: str
+    not_comparable: dict[str, str]
 
     @property
     def is_control(self) -> bool:
@@ -136,20 +143,28 @@ class ViewStatistics:
 class TokenAnalysis:
     """Everything the report of a token diagnosis says follows from this.
 
-    views: in the order of the scores; empty without any. similarity_metric: what "alike" is measured by.
-    measured: (N,), images that were not skipped. with_mask: (N,), see ``images_with_mask``.
+    views: in the order of the scores; empty without any.
+    measured: (N,), images that were not skipped. with_mask: (N,), those with a lesion mask.
     group: (n,) patient of each measured image as a number, or None. weights: (B, n), resamples of those images, shared
         by all intervals.
     """
 
     scores: TokenScores
     settings: TokenSettings
-    similarity_metric: TokenMetric
     views: list[ViewStatistics]
     measured: NDArray[np.bool_]
     with_mask: NDArray[np.bool_]
     group: NDArray[np.int64] | None
     weights: NDArray[np.float32] = field(repr=False)
+
+    @property
+    def similarity_metric(self) -> TokenMetric:
+        """What "alike" is measured by."""
+        return self.scores.similarity_metric
+
+    @property
+    def norm(self) -> NormStage:
+        return self.scores.norm
 
     @property
     def n_images(self) -> int:
@@ -174,9 +189,7 @@ class TokenAnalysis:
         return [view for view in self.views[1:] if not view.is_control]
 
 
-def analyse_tokens(
-    scores: TokenScores, settings: TokenSettings | None = None, similarity_metric: TokenMetric = "cosine"
-) -> TokenAnalysis:
+def analyse_tokens(scores: TokenScores, settings: TokenSettings | None = None) -> TokenAnalysis:
     """Means, paired differences, and intervals of every view, layer and figure.
 
     Images are resampled (whole patients where images are grouped), the same ones for all views, layers and figures. An
@@ -187,8 +200,7 @@ def analyse_tokens(
     measured = np.array([name not in skipped for name in scores.id], dtype=np.bool_)
     group = None if scores.group is None else group_index(np.asarray(scores.group)[measured])
     weights = resample_weights(int(measured.sum()), settings.n_bootstrap, settings.seed, group)
-    masks = images_with_mask(scores)
-    analysis = TokenAnalysis(scores, settings, similarity_metric, [], measured, masks, group, weights)
+    analysis = TokenAnalysis(scores, settings, [], measured, images_with_mask(scores), group, weights)
     for view in scores.views:
         analysis.views.append(_statistics(analysis, view))
     return analysis
@@ -214,11 +226,11 @@ def missing_because(view: ViewScores, with_mask: bool, values: FloatArray, layer
     """
     if np.isfinite(values[layer, view.figure.index(figure)]):
         return ""
-    if figure in _FOR_MASK and not with_mask:
+    if figure in MASK_FIGURES and not with_mask:
         return "no mask"
     if np.isnan(values).all():
         return "not measured in this view"
-    if figure == "cls_similarity":
+    if figure == "cls_similarity" and not view.cls_source:
         return "no CLS token"
     if figure in ("border_similarity", "border_drop"):
         return "no border in the patch grid"
@@ -233,12 +245,19 @@ def missing_because(view: ViewScores, with_mask: bool, values: FloatArray, layer
 
 
 def images_with_mask(scores: TokenScores) -> NDArray[np.bool_]:
-    """(N,), images for which any figure of a mask is known in any view."""
-    found = np.zeros(len(scores.id), dtype=np.bool_)
-    for view in scores.views:
-        columns = [column for column, name in enumerate(view.figure) if name in _FOR_MASK]
-        found |= np.isfinite(view.values[:, :, columns]).any(axis=(1, 2))
-    return found
+    """(N,), images that have a lesion mask, whether or not any of its figures is defined."""
+    return np.zeros(len(scores.id), dtype=np.bool_) if scores.with_mask is None else scores.with_mask
+
+
+def not_comparable(scores: TokenScores, view: ViewScores, figure: str) -> str:
+    """Why a figure of a view and of the first one have no difference that means anything; empty where they have."""
+    if view.view != "other_model":
+        return ""
+    if figure in _NORMS or (scores.similarity_metric == "dot_product" and figure.endswith(_SIMILARITIES)):
+        return "no common unit in two models"
+    if figure == "cls_similarity" and view.cls_source != scores.views[0].cls_source:
+        return "compared with another kind of token"
+    return ""
 
 
 def reasons(analysis: TokenAnalysis, view: ViewScores, layer: int, figure: str) -> Counter[str]:
@@ -264,10 +283,13 @@ def _statistics(analysis: TokenAnalysis, view: ViewScores) -> ViewStatistics:
     means = sample_means(values, analysis.weights, analysis.group, level)
     same_layers = view.layer == first.layer
     difference = np.full(values.shape, np.nan)
+    apart: dict[str, str] = {}
     if view is not first:
+        both = [figure for figure in view.figure if figure in first.figure]
+        apart = {figure: why for figure in both if (why := not_comparable(analysis.scores, view, figure))}
         rows = slice(None) if same_layers else slice(-1, None)
         for column, figure in enumerate(view.figure):
-            if figure in first.figure:
+            if figure in both and figure not in apart:
                 before = first.values[analysis.measured][:, rows, first.figure.index(figure)]
                 difference[:, rows, column] = values[:, rows, column] - before
     paired = _curves(analysis, difference)
@@ -286,6 +308,9 @@ def _statistics(analysis: TokenAnalysis, view: ViewScores) -> ViewStatistics:
         above_control={figure: _columns(curve, 0) for figure, curve in above.items()},
         same_layers=same_layers,
         flag=_flags(analysis, view, means, paired, same_layers),
+        prefix=view.prefix,
+        cls_source=view.cls_source,
+        not_comparable=apart,
     )
 
 
@@ -329,7 +354,9 @@ def _flags(
             parts.append(f"fewer than {FEW_UNITS} {analysis.unit}s: interval is rough")
         if view is not first and figure in first.figure:
             compared = int(difference.n[cell])
-            if not same_layers and layer < len(view.layer) - 1:
+            if apart := not_comparable(analysis.scores, view, figure):
+                parts.append(f"no difference: {apart}")
+            elif not same_layers and layer < len(view.layer) - 1:
                 parts.append(f"no difference: not the layers of {first.view}")
             elif not compared:
                 parts.append(f"no difference: no image has a value in {first.view}")

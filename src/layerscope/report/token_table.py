@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from layerscope.report.attribution import NOTICE
@@ -12,7 +12,7 @@ from layerscope.report.console import laid_out, printable
 from layerscope.report.figure_style import percent
 from layerscope.report.sample_means import FEW_UNITS
 from layerscope.report.sentences import short, significant
-from layerscope.report.token_sentences import cls_heading, similarity_number
+from layerscope.report.token_sentences import cls_heading, norm_in_words, similarity_number
 from layerscope.report.token_statistics import CHANGE, Estimate, TokenAnalysis, ViewStatistics
 
 WIDTH = 100
@@ -36,16 +36,16 @@ class _Column:
         return 2 + max(map(len, [self.heading, *self.cells]))
 
 
-def token_table(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | None = None) -> str:
+def token_table(analysis: TokenAnalysis) -> str:
     """Layer by layer the means over images of the first view, and the token change of each view with its layers.
 
     Columns without a value are left out; so are those that would make the table wider than ``WIDTH``, which are named
-    below. prefix: as of ``token_sentences``.
+    below.
     """
     if not analysis.n_images or not analysis.views:
         return "\n".join(["No image was measured.", NOTICE])
     first = analysis.views[0]
-    columns = [column for column in _columns(analysis, first, cls_heading(first, prefix)) if any(column.cells)]
+    columns = [column for column in _columns(analysis, first) if any(column.cells)]
     names = [printable(name, _NAME) for name in first.layer]
     room = WIDTH - max(map(len, ["layer", *names]))
     kept = list(columns)
@@ -58,7 +58,7 @@ def token_table(analysis: TokenAnalysis, prefix: Mapping[str, Sequence[str]] | N
     return "\n".join([text, *notes, NOTICE])
 
 
-def _columns(analysis: TokenAnalysis, view: ViewStatistics, cls: str) -> list[_Column]:
+def _columns(analysis: TokenAnalysis, view: ViewStatistics) -> list[_Column]:
     def of(figure: str, text: Callable[[float], str], view: ViewStatistics = view) -> list[str]:
         return [_told(view.at(figure, layer), text) for layer in range(len(view.layer))]
 
@@ -72,7 +72,7 @@ def _columns(analysis: TokenAnalysis, view: ViewStatistics, cls: str) -> list[_C
     columns = [
         _Column("neighbours", of("neighbour_similarity", similarity), 0),
         _Column(f"{percent(analysis.settings.level)} CI", interval, 1),
-        _Column(cls, of("cls_similarity", similarity), 1),
+        _Column(cls_heading(view), of("cls_similarity", similarity), 1),
         *(_Column(name, of(f"{name}_similarity", similarity), 1) for name in ("seed", "box", "text")),
         _Column("rank", of("effective_rank", lambda value: short(value, 1)), 2),
         _Column("norm", of("norm_median", significant), 2),
@@ -107,7 +107,10 @@ def _notes(analysis: TokenAnalysis, columns: Sequence[_Column], kept: Sequence[_
         "high": "high: share of high-norm patches",
     }
     words = "".join(f"; {text}" for heading, text in told.items() if heading in shown)
-    notes = [f"Means over {n} {'image' if n == 1 else 'images'}{patients}.", f"Similarities: {metric}{words}."]
+    notes = [
+        f"Means over {n} {'image' if n == 1 else 'images'}{patients}; tokens {norm_in_words(analysis)}.",
+        f"Similarities: {metric}{words}.",
+    ]
     if "border" in shown:
         notes.append("Border: drop of the similarity at the mask's border, in brackets at that of shifted masks.")
     if any(heading.startswith("Δ") for heading in shown):
