@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from layerscope.artifacts.token_maps import ImageTokens
-from layerscope.callbacks.token_table import OF_MASKS
+from layerscope.artifacts.token_scores import MASK_FIGURES
 from layerscope.functional.controls import to_uint8
 from layerscope.types import TokenOutput, TokenView
 
@@ -38,7 +38,7 @@ def image_tokens(output: TokenOutput, place: int) -> list[ImageTokens]:
             figures={
                 name: _over_layers(view, "figures", name, place).astype(np.float64)
                 for name in next(iter(view.layers.values())).figures
-                if has_mask or name not in OF_MASKS
+                if has_mask or name not in MASK_FIGURES
             },
         )
         for view in output.views

@@ -17,8 +17,6 @@ from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.metrics.table import IndexedTable
 from layerscope.types import NormStage, SkippedSample, TokenMetric, TokenOutput, TokenView
 
-OF_MASKS = MASK_FIGURES
-
 
 @dataclass(frozen=True)
 class _Shape:

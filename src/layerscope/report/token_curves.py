@@ -128,7 +128,7 @@ def _panels(analysis: TokenAnalysis) -> list[_Panel]:
             view
             for view in one.views
             if any(_curve(view, figure, one.paired) is not None for figure in one.figures)
-            and (view.same_layers or not one.paired)
+            and not (one.paired and (view.view == "other_model" or not view.same_layers))
         )
         if with_values:
             panels.append(_Panel(one.heading, one.figures, with_values, one.paired))

@@ -132,16 +132,16 @@ def _comparison(analysis: TokenAnalysis, view: ViewStatistics) -> dict[str, Any]
             for control in analysis.controls
             if control.at(CHANGE).known
         }
-    record["differences"] = {
-        figure: {
-            **_cells(view.difference_at(figure), "difference"),
-            "layers_that_differ": [
-                name for layer, name in enumerate(view.layer) if view.difference_at(figure, layer).sure
-            ],
-        }
+    differences = {
+        figure: _cells(view.difference_at(figure), "difference")
         for figure in view.figure
         if view.difference_at(figure).known
     }
+    if view.view != "other_model":  # levels of two models are not comparable by themselves
+        for figure, found in differences.items():
+            sure = [layer for layer in range(len(view.layer)) if view.difference_at(figure, layer).sure]
+            found["layers_that_differ"] = [view.layer[layer] for layer in sure]
+    record["differences"] = differences
     return record
 
 
