@@ -94,11 +94,12 @@ class TokenReport(Callback):
         assert self._folder is not None
         figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
         headline = token_summary(analysis)
+        not_written = self._not_written()  # before the files are moved to where they belong
         summary = {
             "task": "token_similarity",
             "experiment_name": folder.directory.path.name,
             **headline,
-            "not_measured": [*headline["not_measured"], *self._not_written()],
+            "not_measured": [*headline["not_measured"], *not_written],
             "tokens": task.describe(),
             "model_hashes": {
                 name: weights_hash(module)
@@ -126,6 +127,8 @@ class TokenReport(Callback):
         for sentence in ["", *token_sentences(analysis), ""]:
             print(textwrap.fill(sentence, width=100))
         print(token_table(analysis))
+        for row in not_written:
+            print(f"Without {row['what']}: {row['reason']}.")
         print(f"\nResults: {folder.directory.path}")
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -143,14 +146,11 @@ class TokenReport(Callback):
     def _not_written(self) -> list[dict[str, str]]:
         """What single images lack."""
         found = []
-        images = len(self._ids)
-        if images > self.visualization.limit:
-            found.append(
-                {
-                    "what": f"pictures of {images - self.visualization.limit} of {images} images",
-                    "reason": f"only the first {self.visualization.limit} are drawn (visualization.limit)",
-                }
-            )
+        images, drawn = len(self._ids), self.visualization.limit
+        if images > drawn:
+            reason = f"only the first {drawn} are drawn" if drawn else "none are to be drawn"
+            what = f"pictures of {images - drawn} of {images} images"
+            found.append({"what": what, "reason": f"{reason} (visualization.limit)"})
         assert self._folder is not None
         skipped = {name for name, _ in self.scores.skipped}
         expected = [name for name in self._ids if name not in skipped]

@@ -111,6 +111,8 @@ def _notes(analysis: TokenAnalysis, columns: Sequence[_Column], kept: Sequence[_
         f"Means over {n} {'image' if n == 1 else 'images'}{patients}; tokens {norm_in_words(analysis)}.",
         f"Similarities: {metric}{words}.",
     ]
+    if len(analysis.views) > 1:
+        notes.append("All but Δ are figures of the first view, the image; those of the others are in aggregate.csv.")
     if "border" in shown:
         notes.append("Border: drop of the similarity at the mask's border, in brackets at that of shifted masks.")
     if any(heading.startswith("Δ") for heading in shown):
