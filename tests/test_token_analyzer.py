@@ -131,3 +131,13 @@ def test_saved_arrays_come_back(analyzer: TokenSimilarityAnalyzer, tmp_path: Pat
     assert back.maps.keys() == result.tokens.maps.keys()
     for name, values in result.tokens.figures.items():
         np.testing.assert_array_equal(back.figures[name], values)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "P", "LA", "1"])
+def test_a_picture_in_memory_is_what_its_file_is(mode: str, analyzer: TokenSimilarityAnalyzer, tmp_path: Path) -> None:
+    """Whatever Pillow's mode; CMYK and others become RGB by one rule."""
+    path = tmp_path / f"cat.{'tif' if mode == 'CMYK' else 'png'}"
+    Image.fromarray(PHOTOGRAPH).convert("L" if mode == "LA" else "RGB").convert(mode).save(path)
+    with Image.open(path) as picture:
+        assert picture.mode == mode
+        np.testing.assert_array_equal(analyzer.analyze(picture).picture, analyzer.analyze(path).picture)

@@ -78,6 +78,16 @@ def read_pixels(path: str | Path, max_pixels: int = MAX_PIXELS) -> NDArray[np.fl
     return _decode(Path(path), max_pixels)
 
 
+def pillow_pixels(image: Image.Image, name: str) -> NDArray[np.float32]:
+    """What ``read_pixels`` gives of a picture that Pillow holds, with the channels that Pillow gave it.
+
+    Raises:
+        DataError: it holds numbers without a defined range (float, 32 bit); ``name`` is how the message calls it.
+    """
+    rgb = _rgb_of_mode(image, name)
+    return _upright(rgb, image.getexif().get(_ORIENTATION, 1))
+
+
 def fit_pixels(
     pixels: NDArray[np.float32], image_size: int | None, fit: Fit = "crop", resize_filter: ResizeFilter = "bicubic"
 ) -> NDArray[np.float32]:
@@ -225,10 +235,14 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
     if _is_wide_colour(image):
         samples = _wide_png(path) if image.format == "PNG" else _wide_tiff(image, path)
         image.load()
-        return _channels_to_rgb(samples.astype(np.float32) / np.float32(65535), image.mode)
+        return channels_to_rgb(samples.astype(np.float32) / np.float32(65535), image.mode)
+    return _rgb_of_mode(image, str(path))
+
+
+def _rgb_of_mode(image: Image.Image, name: str) -> NDArray[np.float32]:
     match image.mode:
         case "I;16" | "I;16B" | "I;16L":
-            return _channels_to_rgb(np.asarray(image).astype(np.float32)[..., None] / np.float32(65535), "L")
+            return channels_to_rgb(np.asarray(image).astype(np.float32)[..., None] / np.float32(65535), "L")
         case "RGB" if "transparency" not in image.info:
             pass
         case "1" | "L" if "transparency" not in image.info:
@@ -241,18 +255,21 @@ def _rgb(image: Image.Image, path: Path) -> NDArray[np.float32]:
             image = image.convert("RGB")
         case mode:
             raise DataError(
-                f"{path} stores its pixels as {mode!r} (32-bit or floating point numbers), whose black and white are "
+                f"{name} stores its pixels as {mode!r} (32-bit or floating point numbers), whose black and white are "
                 "not defined. Save it with 8 or 16 bits a channel."
             )
-    return _channels_to_rgb(np.asarray(image).astype(np.float32) / np.float32(255), image.mode)
+    return channels_to_rgb(np.asarray(image).astype(np.float32) / np.float32(255), image.mode)
 
 
 def _has_alpha(image: Image.Image) -> bool:
     return image.mode in ("PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info
 
 
-def _channels_to_rgb(samples: NDArray[np.float32], mode: str) -> NDArray[np.float32]:
-    """(H, W, C) in [0, 1] to (H, W, 3); alpha on black, which is a product."""
+def channels_to_rgb(samples: NDArray[np.float32], mode: str = "") -> NDArray[np.float32]:
+    """(H, W, C) in [0, 1] to (H, W, 3); alpha on black, which is a product.
+
+    By C they are grey, grey and alpha, RGB or RGBA, unless Pillow's ``mode`` says otherwise.
+    """
     match mode, samples.shape[2]:
         case "CMYK", 4:
             return (1 - samples[..., :3]) * (1 - samples[..., 3:])

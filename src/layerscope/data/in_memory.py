@@ -6,8 +6,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image
 
+from layerscope.data.images import channels_to_rgb, pillow_pixels
 from layerscope.errors import DataError
 
 
@@ -24,7 +25,7 @@ def in_memory_pixels(picture: Any) -> NDArray[np.float32]:
         DataError: another kind, shape, type or range of values.
     """
     if isinstance(picture, Image.Image):
-        return _channels(_of_pillow(ImageOps.exif_transpose(picture)), "the PIL image")
+        return pillow_pixels(picture, "The PIL image")
     if isinstance(picture, np.ndarray):
         what, values = f"the array of shape {picture.shape}", picture
         values = values[..., None] if values.ndim == 2 else values
@@ -42,22 +43,7 @@ def in_memory_pixels(picture: Any) -> NDArray[np.float32]:
             f"{what} is no picture: expected (H, W), (H, W, 3) or (H, W, 4) of an array, and (H, W), (3, H, W) or "
             "(4, H, W) of a tensor. Give several pictures as a list."
         )
-    return _channels(_in_unit_range(values, what), what)
-
-
-def _of_pillow(image: Image.Image) -> NDArray[np.float32]:
-    match image.mode:
-        case "I;16" | "I;16B" | "I;16L":
-            return np.asarray(image).astype(np.float32)[..., None] / np.float32(65535)
-        case "I" | "F":
-            raise DataError(
-                f"The PIL image has the mode {image.mode} (32-bit or floating point numbers), whose black and white "
-                "are not defined. Convert it, or give an array in [0, 1]."
-            )
-    if image.mode == "La":  # Pillow converts grey with premultiplied alpha only to its like
-        image = image.convert("LA")
-    has_alpha = image.mode in ("PA", "LA", "RGBA", "La", "RGBa") or "transparency" in image.info
-    return np.asarray(image.convert("RGBA" if has_alpha else "RGB")).astype(np.float32) / np.float32(255)
+    return channels_to_rgb(_in_unit_range(values, what))
 
 
 def _in_unit_range(values: NDArray, what: str) -> NDArray[np.float32]:
@@ -73,14 +59,3 @@ def _in_unit_range(values: NDArray, what: str) -> NDArray[np.float32]:
     if values.dtype in (np.uint8, np.uint16):
         return values.astype(np.float32) / np.float32(np.iinfo(values.dtype).max)
     raise DataError(f"{what} holds {values.dtype}: expected uint8, uint16, or floats in [0, 1].")
-
-
-def _channels(values: NDArray[np.float32], what: str) -> NDArray[np.float32]:
-    """(H, W, 1), (H, W, 3) or (H, W, 4) to (H, W, 3)."""
-    match values.shape[-1]:
-        case 1:
-            return np.repeat(values, 3, axis=2)
-        case 4:
-            return values[..., :3] * values[..., 3:]
-        case _:
-            return values
