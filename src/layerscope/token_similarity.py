@@ -19,10 +19,9 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from layerscope.artifacts.run_directory import write_file
+from layerscope.artifacts import npz_bytes, write_file
 from layerscope.artifacts.token_maps import ImageTokens
 from layerscope.callbacks.image_tokens import image_tokens, picture_of
-from layerscope.callbacks.token_files import npz_bytes
 from layerscope.data.images import image_tensor, read_pixels
 from layerscope.data.in_memory import in_memory_pixels
 from layerscope.data.model_input import fit_geometry

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import os
@@ -203,19 +204,27 @@ class Stage:
         self.write_text(name, json.dumps(plain, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
     def write_npz(self, name: str, arrays: Mapping[str, np.ndarray]) -> None:
-        """Compressed arrays; arrays of Python objects raise ValueError, because reading them would execute pickles."""
-        for key, array in arrays.items():
-            if np.asarray(array).dtype.hasobject:
-                raise ValueError(f"the array {key!r} of {name} holds Python objects; convert it to numbers or text")
-        plain: dict[str, Any] = {key: np.asarray(array) for key, array in arrays.items()}
-        with self.path(name).open("wb") as file:
-            np.savez_compressed(file, **plain)
-            file.flush()
-            os.fsync(file.fileno())
+        """Compressed arrays, as ``npz_bytes`` takes them."""
+        self.write_bytes(name, npz_bytes(arrays))
 
     def names(self) -> list[str]:
         """Names written so far, without the summary."""
         return sorted(p.relative_to(self.folder).as_posix() for p in self.folder.rglob("*") if p.is_file())
+
+
+def npz_bytes(arrays: Mapping[str, np.ndarray]) -> bytes:
+    """The content of a compressed npz file.
+
+    Raises:
+        ValueError: an array of Python objects, because reading it would execute pickles.
+    """
+    for key, array in arrays.items():
+        if np.asarray(array).dtype.hasobject:
+            raise ValueError(f"the array {key!r} holds Python objects; convert it to numbers or text")
+    plain: dict[str, Any] = {key: np.asarray(array) for key, array in arrays.items()}
+    buffer = io.BytesIO()
+    np.savez_compressed(buffer, **plain)
+    return buffer.getvalue()
 
 
 def read_summary(run_dir: str | Path) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from torch import Tensor
 from layerscope.artifacts.layer_scores import DIFFERENCES, POINTS
 from layerscope.callbacks.gather import gather_objects
 from layerscope.callbacks.pair_listener import PairListener
-from layerscope.callbacks.staging_folder import StagingFolder
+from layerscope.callbacks.staging_folder import StagingCallback, StagingFolder
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import to_uint8
 from layerscope.types import PairOutput
@@ -41,7 +41,7 @@ class KeptPair:
     distance: dict[str, NDArray[np.float32]]
 
 
-class PairPictures(PairListener):
+class PairPictures(PairListener, StagingCallback):
     """Keeps images and distance maps of the first pairs by name and of those that differ most.
 
     How much a pair differs is the mean of relative_l2 over the watched layers. Candidates wait on the disk in the run
@@ -57,7 +57,6 @@ class PairPictures(PairListener):
             raise ConfigurationError(f"PairPictures: first is {first} and top is {top}; both must be 0 or more.")
         self.first = first
         self.top = top
-        self._folder: StagingFolder | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         super().on_test_start(trainer, pl_module)
@@ -89,12 +88,6 @@ class PairPictures(PairListener):
             path = self._path(row)
             if path.exists():
                 yield _read(path)
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._clear()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        self._clear()
 
     # -- parts -----------------------------------------------------------------------------------------------------
 
@@ -135,11 +128,6 @@ class PairPictures(PairListener):
         assert self._folder is not None
         with self._folder.written():
             np.savez(self._path(row), **cast(Any, arrays))
-
-    def _clear(self) -> None:
-        if self._folder is not None:
-            self._folder.clear()
-        self._folder = None
 
 
 def _picture(image: Tensor) -> Picture:

@@ -8,7 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback
 
 from layerscope.callbacks.run_folder import run_folder
 
@@ -58,3 +59,21 @@ class StagingFolder:
                 self.path.rename(gone)
             for path in (gone, self.path):
                 shutil.rmtree(path, ignore_errors=True)
+
+
+class StagingCallback(Callback):
+    """A callback that keeps a ``StagingFolder`` while a test runs; it is gone afterwards, however the test ends."""
+
+    _folder: StagingFolder | None = None
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        self._clear()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Lightning calls no ``teardown`` when a step, a callback or a dataloader raises."""
+        self._clear()
+
+    def _clear(self) -> None:
+        if self._folder is not None:
+            self._folder.clear()
+        self._folder = None

@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import io
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-from numpy.typing import NDArray
-
-from layerscope.artifacts import safe_file_name
+from layerscope.artifacts import npz_bytes, safe_file_name
 from layerscope.callbacks.image_tokens import image_tokens, picture_of
-from layerscope.functional.controls import CONTROLS
 from layerscope.report.token_comparison import comparison_files
 from layerscope.report.token_figures import token_files
 from layerscope.report.token_style import TokenPictures
+from layerscope.report.token_views import is_control
 from layerscope.types import TokenOutput
 
 
@@ -41,7 +37,7 @@ def write_image_files(
         pictures: which figures, and how. Images behind its limit have none.
         arrays: what else.
     """
-    target = folder if images == 1 else folder / "images" / safe_file_name(output.id[place])
+    target = _place(folder, output.id[place], images)
     for name, content in _files(output, place, pictures, arrays):
         path = target / name
         # Not with their parents: those that the first process took away must not come back.
@@ -65,21 +61,21 @@ def _files(
     masks = [view.mask[place].cpu().numpy() if has_mask else None for view in output.views]
     yield from token_files(seen[0], views[0], pictures, masks[0])
     for picture, tokens, mask in zip(seen[1:], views[1:], masks[1:]):
-        if tokens.view in CONTROLS:
+        if is_control(tokens.view):
             continue  # a measure for the others' figures, nothing to look at
         yield from comparison_files(seen[0], views[0], picture, tokens, pictures, (masks[0], mask))
 
 
-def npz_bytes(arrays: Mapping[str, NDArray]) -> bytes:
-    """The content of a compressed npz file."""
-    buffer = io.BytesIO()
-    plain: dict[str, NDArray] = dict(arrays)
-    np.savez_compressed(buffer, **plain)  # type: ignore[arg-type]
-    return buffer.getvalue()
+def without_files(folder: Path, ids: Sequence[str], images: int) -> list[str]:
+    """Images of which nothing lies in ``folder``: those of processes on other nodes, where the disk is not shared.
 
-
-def without_files(folder: Path, ids: Sequence[str]) -> list[str]:
-    """Images of which nothing lies in ``folder``: those of processes on other nodes, where the disk is not shared."""
-    if len(ids) == 1:
+    images: in the whole run.
+    """
+    if images == 1:  # its place is the folder itself, which is always there
         return [] if any(folder.iterdir()) else list(ids)
-    return [name for name in ids if not (folder / "images" / safe_file_name(name)).exists()]
+    return [name for name in ids if not _place(folder, name, images).exists()]
+
+
+def _place(folder: Path, name: str, images: int) -> Path:
+    """Where the files of an image are."""
+    return folder if images == 1 else folder / "images" / safe_file_name(name)

@@ -6,13 +6,12 @@ import textwrap
 from typing import Any, cast
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
 from layerscope.artifacts.tables import AGGREGATE_COLUMNS, TOKEN_COLUMNS
 from layerscope.callbacks.results import provenance, write_parts
 from layerscope.callbacks.run_folder import run_folder
-from layerscope.callbacks.staging_folder import StagingFolder
+from layerscope.callbacks.staging_folder import StagingCallback, StagingFolder
 from layerscope.callbacks.tensorboard import log_result
 from layerscope.callbacks.token_files import TokenArrays, without_files, write_image_files
 from layerscope.callbacks.token_table import TokenTable
@@ -23,7 +22,7 @@ from layerscope.report.sentences import joined
 from layerscope.report.token_curves import layer_curves_figure
 from layerscope.report.token_rows import aggregate_rows, image_rows, token_summary
 from layerscope.report.token_sentences import token_sentences
-from layerscope.report.token_statistics import TokenAnalysis, TokenSettings, analyse_tokens
+from layerscope.report.token_statistics import TokenSettings, analyse_tokens
 from layerscope.report.token_style import TokenPictures
 from layerscope.report.token_table import token_table
 from layerscope.types import TokenOutput
@@ -32,7 +31,7 @@ _NEEDED = ("labels", "evaluated_groups", "data_hash", "describe", "eval_split")
 """What the summary reads of a datamodule."""
 
 
-class TokenReport(Callback):
+class TokenReport(StagingCallback):
     """``similarities.npz`` and pictures of each image, ``images.csv``, ``aggregate.csv``, ``summary.json``.
 
     The files of an image are written when its batch is through, on the process that saw it, into a hidden folder of the
@@ -55,7 +54,6 @@ class TokenReport(Callback):
         self.visualization = visualization or TokenPictures()
         self.output = output or TokenArrays()
         self.settings = TokenSettings(level, n_bootstrap, seed)
-        self._folder: StagingFolder | None = None
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._ids = _image_ids(trainer)
@@ -93,7 +91,7 @@ class TokenReport(Callback):
         assert folder.directory is not None
         assert self._folder is not None
         figures = {"figures/layer_curves.png": layer_curves_figure(analysis)} if len(self._ids) > 1 else {}
-        headline = token_summary(analysis)
+        headline, aggregate = token_summary(analysis), list(aggregate_rows(analysis))
         not_written = self._not_written()  # before the files are moved to where they belong
         summary = {
             "task": "token_similarity",
@@ -118,30 +116,18 @@ class TokenReport(Callback):
                 stage.write_text("config.yaml", folder.config_yaml)
             stage.adopt(self._folder.path)
             stage.write_csv("images.csv", image_rows(self.scores), TOKEN_COLUMNS)
-            stage.write_csv("aggregate.csv", aggregate_rows(analysis), AGGREGATE_COLUMNS)
+            stage.write_csv("aggregate.csv", aggregate, AGGREGATE_COLUMNS)
             for name, figure in figures.items():
                 stage.write_bytes(name, png(figure))
             write_parts(trainer, stage)
             stage.write_json("summary.json", summary)
-        log_result(trainer, figures, _scalars(analysis))
+        log_result(trainer, figures, _scalars(aggregate))
         for sentence in ["", *token_sentences(analysis), ""]:
             print(textwrap.fill(sentence, width=100))
         print(token_table(analysis))
         for row in not_written:
             print(f"Without {row['what']}: {row['reason']}.")
         print(f"\nResults: {folder.directory.path}")
-
-    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        self._clear()
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Lightning calls no ``teardown`` when a step, a callback or a dataloader raises."""
-        self._clear()
-
-    def _clear(self) -> None:
-        if self._folder is not None:
-            self._folder.clear()
-        self._folder = None
 
     def _not_written(self) -> list[dict[str, str]]:
         """What single images lack."""
@@ -154,7 +140,7 @@ class TokenReport(Callback):
         assert self._folder is not None
         skipped = {name for name, _ in self.scores.skipped}
         expected = [name for name in self._ids if name not in skipped]
-        if self.output.save_similarities and (absent := without_files(self._folder.path, expected)):
+        if self.output.save_similarities and (absent := without_files(self._folder.path, expected, images)):
             found.append(
                 {
                     "what": f"files of {len(absent)} of {images} images",
@@ -186,10 +172,10 @@ def _image_ids(trainer: Trainer) -> list[str]:
     return list(cast(Any, dataset).ids)
 
 
-def _scalars(analysis: TokenAnalysis) -> dict[str, float]:
+def _scalars(aggregate: list[dict[str, Any]]) -> dict[str, float]:
     """Means over images for TensorBoard, by figure and layer."""
     return {
         f"{row['figure']}/{row['layer']}": float(row["mean"])
-        for row in aggregate_rows(analysis)
+        for row in aggregate
         if row["view"] == "image" and row["mean"] is not None
     }
