@@ -134,8 +134,3 @@ def measure_tokens(
             auroc = [figure[:, AUROC] for figure in localisation_with_control(change, inside)]
         part.figures["token_change_auroc"], part.figures["shifted_token_change_auroc"] = auroc
     return parts
-
-
-def joined(parts: list[Tensor]) -> Tensor:
-    """The views of a batch as one batch, (V·B, ...)."""
-    return parts[0] if len(parts) == 1 else torch.cat(parts)

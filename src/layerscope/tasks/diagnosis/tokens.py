@@ -18,13 +18,7 @@ from layerscope.functional.controls import controls_by_name
 from layerscope.functional.token_norms import HIGH_NORM_RATIO
 from layerscope.functional.token_regions import box_seen, patches_in_box
 from layerscope.functional.token_similarity import check_metric
-from layerscope.metrics.token_measurement import (
-    TokenPlaces,
-    TokenQuestions,
-    TokenReferences,
-    joined,
-    measure_tokens,
-)
+from layerscope.metrics.token_measurement import TokenPlaces, TokenQuestions, TokenReferences, measure_tokens
 from layerscope.probes.probe import Probe
 from layerscope.protocols import Autoencoder, PooledTokens, TextAligned, TokenEncoder
 from layerscope.tasks.diagnosis.block_choice import chosen_layers
@@ -74,9 +68,10 @@ class TokenSimilarity(LightningModule):
             something that this encoder cannot be asked, or two things to compare with.
     """
 
-    encoder: nn.Module
-    other_encoder: nn.Module | None
-    autoencoder: nn.Module | None
+    # Modules that satisfy TokenEncoder and Autoencoder, as the constructor checks.
+    encoder: Any
+    other_encoder: Any
+    autoencoder: Any
 
     def __init__(
         self,
@@ -108,7 +103,6 @@ class TokenSimilarity(LightningModule):
         self.encoder = _frozen(_as_encoder(encoder, "encoder"))
         self.other_encoder = None if other_encoder is None else _frozen(_as_encoder(other_encoder, "other_encoder"))
         self.autoencoder = None if autoencoder is None else _frozen(_as_autoencoder(autoencoder))
-        self.layers = layers
         self.similarity_metric: TokenMetric = metric
         self.norm: NormStage = norm
         self.pooled = pooled
@@ -132,27 +126,30 @@ class TokenSimilarity(LightningModule):
             )
         self.controls = controls_by_name(controls or [])
         self._text: dict[str, Tensor] = {}
-        # Wrong layers and questions are told before any image is read.
-        for one in self._encoders():
-            chosen_layers(one, layers)
-            self._check_questions(one)
+        # Wrong layers and texts are told before any image is read.
+        self._blocks: dict[str, list[str]] = {}
+        for role in ("encoder", "other_encoder"):
+            if (one := getattr(self, role)) is not None:
+                self._blocks[role] = chosen_layers(one, layers)
+                if text is not None:
+                    self._text[role] = _embedded(one, text)
 
     # -- what others ask of it ------------------------------------------------------------------------------------
 
     @property
     def input_geometry(self) -> InputGeometry:
         """How the datamodule brings pictures to the size that the encoder takes."""
-        return self._as_tokens(self.encoder).input_geometry
+        geometry: InputGeometry = self.encoder.input_geometry
+        return geometry
 
     @property
     def other_geometry(self) -> InputGeometry | None:
         """The same for the second model; None without one."""
-        return None if self.other_encoder is None else self._as_tokens(self.other_encoder).input_geometry
+        return None if self.other_encoder is None else self.other_encoder.input_geometry
 
     def watched_layers(self) -> tuple[nn.Module, Sequence[str], Sequence[str]]:
         """The module in which the blocks have their names, those that are watched, and none left out."""
-        encoder = self._as_tokens(self.encoder)
-        return encoder.layer_root, chosen_layers(encoder, self.layers), []
+        return self.encoder.layer_root, self._blocks["encoder"], []
 
     def look(self, images: Tensor) -> dict[str, Tensor]:
         """The encoder on images (B, 3, H, W) in [-1, 1] of the size that ``input_geometry`` gives."""
@@ -170,7 +167,7 @@ class TokenSimilarity(LightningModule):
             else getattr(self.autoencoder, "source_name", type(self.autoencoder).__name__),
             "similarity_metric": self.similarity_metric,
             "norm": self.norm,
-            "layers": list(self.watched_layers()[1]),
+            "layers": self._blocks["encoder"],
             "seed_patch": self.questions.seed,
             "box": self.box,
             "text": self.text,
@@ -211,9 +208,7 @@ class TokenSimilarity(LightningModule):
         if batch["other"] is not None and self.other_encoder is None:
             versions["other"] = batch["other"]
         has_mask = batch["has_mask"] if bool(batch["has_mask"].any()) else None
-        views = self._see(
-            self.encoder, versions, batch["mask"], has_mask, batch["shown"], batch["id"], batch["other_id"]
-        )
+        views = self._see("encoder", versions, batch["mask"], has_mask, batch["shown"], batch["id"], batch["other_id"])
         if self.other_encoder is not None:
             if batch["other"] is None or batch["other_mask"] is None or batch["other_shown"] is None:
                 raise ConfigurationError(
@@ -221,7 +216,7 @@ class TokenSimilarity(LightningModule):
                     "layerscope.data.image_paths.ImagePaths."
                 )
             views += self._see(
-                self.other_encoder,
+                "other_encoder",
                 {"other_model": batch["other"]},
                 batch["other_mask"],
                 has_mask,
@@ -232,7 +227,7 @@ class TokenSimilarity(LightningModule):
 
     def _see(
         self,
-        module: nn.Module,
+        role: str,
         versions: Mapping[str, Tensor],
         mask: Tensor,
         has_mask: Tensor | None,
@@ -240,35 +235,35 @@ class TokenSimilarity(LightningModule):
         ids: Sequence[str],
         other_ids: list[str] | None = None,
     ) -> list[TokenView]:
-        """One pass of all versions through one model."""
-        encoder = self._as_tokens(module)
-        images = joined(list(versions.values()))
+        """One pass of all versions through one model: role is the attribute that holds it."""
+        encoder = getattr(self, role)
+        images = torch.cat(list(versions.values()))
         height, width = (int(side) for side in images.shape[-2:])
         layout = encoder.token_layout((height, width))
         rows, columns = layout.covered or (height, width)
         mask, shown = mask[:, :rows, :columns], _cut(shown, rows / height, columns / width)
         places = TokenPlaces(None if has_mask is None else mask, has_mask, self._box(shown, ids, layout))
         self._check_seed(layout)
-        if self._cls_source(layout) == "pooled" and not _pools(module):
+        if self._cls_source(layout) == "pooled" and not _pools(encoder):
             raise ConfigurationError(
-                f"pooled is set, and the {type(module).__name__} has no pooled token "
+                f"pooled is set, and the {type(encoder).__name__} has no pooled token "
                 "(layerscope.protocols.PooledTokens). Leave pooled out: the maps of neighbours and norms need neither."
             )
 
         def reduce(name: str, tokens: Tensor) -> list[LayerTokens]:
             _check_tokens(tokens, layout, len(images))
-            tokens, references = self._references(module, tokens, layout)
+            tokens, references = self._references(role, tokens, layout)
             return measure_tokens(tokens, layout, self.questions, places, references, len(versions))
 
-        with Probe(encoder.layer_root, reduce, chosen_layers(encoder, self.layers)) as probe:
-            module(images)
+        with Probe(encoder.layer_root, reduce, self._blocks[role]) as probe:
+            encoder(images)
             found: dict[str, list[LayerTokens]] = probe.take()
         _check_finite(found, ids, list(versions))
         return [
             TokenView(
                 name,
                 (other_ids or list(ids)) if name == "other" else list(ids),
-                str(getattr(module, "source_name", type(module).__name__)),
+                str(getattr(encoder, "source_name", type(encoder).__name__)),
                 self._cls_source(layout),
                 image[..., :rows, :columns],
                 mask,
@@ -283,26 +278,24 @@ class TokenSimilarity(LightningModule):
         """What ``cls_similarity`` compares patches with: ``cls``, ``pooled``, or nothing."""
         return "cls" if "cls" in layout.prefix else "pooled" if self.pooled else ""
 
-    def _references(self, module: nn.Module, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
+    def _references(self, role: str, tokens: Tensor, layout: TokenLayout) -> tuple[Tensor, TokenReferences]:
         """The tokens as they are to be compared, and what patches are compared with."""
-        encoder = self._as_tokens(module)
+        encoder = getattr(self, role)
         source = self._cls_source(layout)
         normed = tokens
         if self.norm == "after" or source == "pooled" or self.text is not None:
             # Under autocast a block may give another precision than that of the weights.
-            parameter = next(module.parameters(), tokens)
+            parameter = next(encoder.parameters(), tokens)
             normed = encoder.final_norm(tokens.to(parameter.dtype))
         chosen = normed if self.norm == "after" else tokens
         names: dict[str, Tensor] = {}
         if source == "cls":
             names["cls_similarity"] = chosen[:, layout.prefix.index("cls")]
         elif source == "pooled":
-            assert isinstance(module, PooledTokens)
-            names["cls_similarity"] = module.pool(normed)
+            names["cls_similarity"] = encoder.pool(normed)
         text = None
         if self.text is not None:
-            assert isinstance(module, TextAligned)
-            text = (module.project(normed), self._text[self._role(module)].to(normed.device))
+            text = (encoder.project(normed), self._text[role].to(normed.device))
         return chosen, TokenReferences(names, text)
 
     def _box(self, shown: NDArray[np.float64], ids: Sequence[str], layout: TokenLayout) -> Tensor | None:
@@ -315,38 +308,12 @@ class TokenSimilarity(LightningModule):
 
     def _reconstructed(self, images: Tensor) -> Tensor:
         """By the posterior's mode, clamped; sides that the downsampling does not divide are padded and cut again."""
-        autoencoder = _as_autoencoder(self.autoencoder)
         height, width = images.shape[-2:]
-        step = autoencoder.downsampling
+        step = self.autoencoder.downsampling
         padding = (0, -width % step, 0, -height % step)
         padded = F.pad(images, padding, mode="replicate") if any(padding) else images
-        decoded = autoencoder.decode(autoencoder.encode(padded).mean)
+        decoded: Tensor = self.autoencoder.decode(self.autoencoder.encode(padded).mean)
         return decoded[..., :height, :width].float().clamp(-1, 1)
-
-    # -- checks ---------------------------------------------------------------------------------------------------
-
-    def _encoders(self) -> list[TokenEncoder]:
-        modules = [self.encoder, *([] if self.other_encoder is None else [self.other_encoder])]
-        return [self._as_tokens(module) for module in modules]
-
-    def _role(self, encoder: Any) -> str:
-        return "encoder" if encoder is self.encoder else "other_encoder"
-
-    @staticmethod
-    def _as_tokens(module: nn.Module) -> Any:
-        return module
-
-    def _check_questions(self, encoder: TokenEncoder) -> None:
-        name = type(encoder).__name__
-        if self.text is None:
-            return
-        if not isinstance(encoder, TextAligned):
-            raise ConfigurationError(
-                f"text is set, and the {name} has no text encoder that its tokens could be compared with "
-                "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
-            )
-        # An adapter of many models has the method for all of them, and tells here which have no text tower.
-        self._text[self._role(encoder)] = encoder.embed_text(self.text)
 
     def _check_seed(self, layout: TokenLayout) -> None:
         if self.questions.seed is None:
@@ -428,12 +395,23 @@ def _as_encoder(module: nn.Module, argument: str) -> nn.Module:
     return module
 
 
-def _as_autoencoder(module: nn.Module | None) -> Any:
+def _as_autoencoder(module: nn.Module) -> nn.Module:
     if not isinstance(module, Autoencoder):
         raise ConfigurationError(
             f"autoencoder is a {type(module).__name__}, which is none (layerscope.protocols.Autoencoder)."
         )
     return module
+
+
+def _embedded(encoder: nn.Module, text: str) -> Tensor:
+    """A text in the space of a model's projections."""
+    if not isinstance(encoder, TextAligned):
+        raise ConfigurationError(
+            f"text is set, and the {type(encoder).__name__} has no text encoder that its tokens could be compared with "
+            "(layerscope.protocols.TextAligned). Use CLIP through layerscope.models.transformers_tokens."
+        )
+    # An adapter of many models has the method for all of them, and tells here which have no text tower.
+    return encoder.embed_text(text)
 
 
 def _pools(encoder: nn.Module) -> bool:
@@ -454,11 +432,10 @@ def _numbers(name: str, given: Sequence[float] | None, count: int) -> tuple[floa
     return tuple(float(value) for value in given)
 
 
-def _described(encoder: nn.Module) -> dict[str, Any]:
-    tokens: Any = encoder
+def _described(encoder: Any) -> dict[str, Any]:
     return {
         "class": type(encoder).__name__,
-        "model": type(tokens.layer_root).__name__,
+        "model": type(encoder.layer_root).__name__,
         "source": getattr(encoder, "source_name", None),
-        "geometry": tokens.input_geometry,
+        "geometry": encoder.input_geometry,
     }
