@@ -16,6 +16,14 @@ ResizeFilter = Literal["bilinear", "bicubic", "lanczos", "box"]
 TokenMetric = Literal["cosine", "dot_product"]
 NormStage = Literal["before", "after"]
 
+NEIGHBOUR_PAIRS = ("horizontal_right", "vertical_down")
+"""Maps that between them hold each pair of patches with a common edge once."""
+
+NEIGHBOUR_DIAGONALS = ("diagonal_down_right", "diagonal_down_left")
+
+PATCH_REFERENCES = ("cls_similarity", "seed_similarity", "box_similarity", "text_similarity")
+"""Maps of similarities of each patch with one token, region or text; those that exist."""
+
 CKA_GROUP: int = 4
 """Rows of image pairs that are compared with one another by linear CKA, whose unbiased HSIC needs at least four.
 

@@ -10,12 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from layerscope.errors import ArtifactError
+from layerscope.types import NEIGHBOUR_DIAGONALS, NEIGHBOUR_PAIRS
 
-NEIGHBOURS = ("horizontal_right", "vertical_down", "diagonal_down_right", "diagonal_down_left")
-"""Maps of similarities between neighbouring patches; the last two only where they were asked for."""
-
-REFERENCES = ("cls_similarity", "seed_similarity", "box_similarity", "text_similarity")
-"""Maps of similarities of each patch with one token, region or text; those that exist."""
+NEIGHBOURS = (*NEIGHBOUR_PAIRS, *NEIGHBOUR_DIAGONALS)
+"""Maps of similarities between neighbouring patches; the diagonal ones only where they were asked for."""
 
 _PER_LAYER = "_per_layer"
 _FIGURE = "figure_"

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from layerscope.functional.localisation import shifted_masks
 from layerscope.functional.memory_blocks import sum_dtype
-from layerscope.functional.token_similarity import PAIRS, neighbours
+from layerscope.functional.token_similarity import neighbours
+from layerscope.types import NEIGHBOUR_PAIRS
 
 BORDER_FIGURES = (
     "border_similarity",
@@ -39,7 +40,7 @@ def border_figures(maps: Mapping[str, Tensor], inside: Tensor) -> dict[str, Tens
             ``token_similarity.neighbour_maps``.
         inside: bool (B, R, C), the patches on the lesion (``token_regions.patch_mask``).
     """
-    similarity = torch.cat([maps[name].flatten(1) for name in PAIRS], dim=1).to(sum_dtype(inside.device))
+    similarity = torch.cat([maps[name].flatten(1) for name in NEIGHBOUR_PAIRS], dim=1).to(sum_dtype(inside.device))
     first, second = _sides(inside)
     crossing = first ^ second
     border = _mean(similarity, crossing)
@@ -59,7 +60,7 @@ def border_figures(maps: Mapping[str, Tensor], inside: Tensor) -> dict[str, Tens
 
 def _sides(inside: Tensor) -> tuple[Tensor, Tensor]:
     """Both patches of each horizontal, then vertical pair: bool (B, R, C) to twice (B, pairs)."""
-    pairs = [neighbours(inside, name) for name in PAIRS]
+    pairs = [neighbours(inside, name) for name in NEIGHBOUR_PAIRS]
     first, second = (torch.cat([pair[side].flatten(1) for pair in pairs], dim=1) for side in (0, 1))
     return first, second
 

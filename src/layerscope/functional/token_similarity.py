@@ -19,12 +19,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.functional.memory_blocks import block_size, samples_at_once, sum_dtype
 from layerscope.functional.similarity import cosine_of
 from layerscope.functional.token_norms import token_norms, wide_dtype
-from layerscope.types import TokenMetric
-
-PAIRS = ("horizontal_right", "vertical_down")
-"""Between them they hold each pair of patches with a common edge once."""
-
-DIAGONALS = ("diagonal_down_right", "diagonal_down_left")
+from layerscope.types import NEIGHBOUR_DIAGONALS, NEIGHBOUR_PAIRS, TokenMetric
 
 
 def check_metric(name: str) -> TokenMetric:
@@ -47,8 +42,8 @@ def check_metric(name: str) -> TokenMetric:
 def neighbours(grid: Tensor, direction: str) -> tuple[Tensor, Tensor]:
     """The two sides of all pairs of neighbours in one direction: (B, R, C, ...) to two views (B, r, c, ...).
 
-    direction: a name of ``PAIRS`` or ``DIAGONALS``. The first side is the left one, or the upper one of vertical and
-    diagonal pairs; the pair at [r, c] of ``diagonal_down_left`` is (r, c + 1) and (r + 1, c).
+    direction: a name of ``types.NEIGHBOUR_PAIRS`` or ``NEIGHBOUR_DIAGONALS``. The first side is the left one, or the
+    upper one of vertical and diagonal pairs; the pair at [r, c] of ``diagonal_down_left`` is (r, c + 1) and (r + 1, c).
     """
     match direction:
         case "horizontal_right":
@@ -60,7 +55,9 @@ def neighbours(grid: Tensor, direction: str) -> tuple[Tensor, Tensor]:
         case "diagonal_down_left":
             return grid[:, :-1, 1:], grid[:, 1:, :-1]
         case _:
-            raise ConfigurationError(f"There is no direction {direction!r}; known are {', '.join(PAIRS + DIAGONALS)}.")
+            raise ConfigurationError(
+                f"There is no direction {direction!r}; known are {', '.join(NEIGHBOUR_PAIRS + NEIGHBOUR_DIAGONALS)}."
+            )
 
 
 @torch.no_grad()
@@ -92,7 +89,7 @@ def neighbour_maps(
     (tensor([0.7071, 0.0000]), tensor([0., 0.]))
     """
     check_metric(metric)
-    directions = PAIRS + DIAGONALS if diagonals else PAIRS
+    directions = NEIGHBOUR_PAIRS + NEIGHBOUR_DIAGONALS if diagonals else NEIGHBOUR_PAIRS
     maps = {
         name: torch.empty(neighbours(grid, name)[0].shape[:3], dtype=wide_dtype(grid.dtype), device=grid.device)
         for name in directions

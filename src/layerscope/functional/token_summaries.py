@@ -10,7 +10,7 @@ from torch import Tensor
 from layerscope.errors import ConfigurationError
 from layerscope.functional.memory_blocks import sum_dtype
 from layerscope.functional.token_norms import image_median
-from layerscope.functional.token_similarity import PAIRS
+from layerscope.types import NEIGHBOUR_PAIRS, PATCH_REFERENCES
 
 
 def map_figures(maps: Mapping[str, Tensor], norms: Tensor, high: Tensor) -> dict[str, Tensor]:
@@ -29,7 +29,7 @@ def map_figures(maps: Mapping[str, Tensor], norms: Tensor, high: Tensor) -> dict
     """
     dtype = sum_dtype(norms.device)
     figures = {"neighbour_similarity": _pairs(maps).mean(dim=1)}
-    for name in ("cls_similarity", "seed_similarity", "box_similarity", "text_similarity"):
+    for name in PATCH_REFERENCES:
         if name in maps:
             figures[name] = maps[name].to(dtype).flatten(1).mean(dim=1)
     return figures | {
@@ -48,7 +48,7 @@ def map_correlation(first_maps: Mapping[str, Tensor], second_maps: Mapping[str, 
     Raises:
         ConfigurationError: the views have different grids.
     """
-    for name in PAIRS:
+    for name in NEIGHBOUR_PAIRS:
         if first_maps[name].shape != second_maps[name].shape:
             raise ConfigurationError(
                 f"Maps {name} of two views differ in shape, {tuple(first_maps[name].shape)} and "
@@ -67,5 +67,5 @@ def map_correlation(first_maps: Mapping[str, Tensor], second_maps: Mapping[str, 
 
 def _pairs(maps: Mapping[str, Tensor]) -> Tensor:
     """All horizontal, then all vertical similarities: (B, pairs)."""
-    values = torch.cat([maps[name].flatten(1) for name in PAIRS], dim=1)
+    values = torch.cat([maps[name].flatten(1) for name in NEIGHBOUR_PAIRS], dim=1)
     return values.to(sum_dtype(values.device))

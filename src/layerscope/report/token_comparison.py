@@ -41,7 +41,6 @@ from layerscope.report.token_panels import (
     mean_and_spread,
     scale_of,
     symmetric_scale,
-    view_words,
 )
 from layerscope.report.token_places import (
     MAPS,
@@ -54,6 +53,7 @@ from layerscope.report.token_places import (
     shown_maps,
 )
 from layerscope.report.token_style import TokenPictures
+from layerscope.report.token_views import view_words
 
 _WIDTH, _TALLEST = 1.4, 2.0
 """Inches of a map, at most."""

@@ -36,10 +36,11 @@ from layerscope.report.figure_style import (
     quiet_grid,
     short_name,
 )
-from layerscope.report.sentences import control_in_words, short
+from layerscope.report.sentences import short
 from layerscope.report.token_layers import numbered_layers
 from layerscope.report.token_sentences import cls_heading, norm_in_words
 from layerscope.report.token_statistics import CHANGE, TokenAnalysis, ViewStatistics
+from layerscope.report.token_views import view_words
 
 FloatArray = NDArray[np.float64]
 
@@ -281,9 +282,8 @@ def _handles(analysis: TokenAnalysis, panels: Sequence[_Panel]) -> list[Any]:
 
 def _named(view: ViewStatistics) -> str:
     if view.view == "other_model":
-        return plain_text(f"other model ({short_name(view.model, 24)})")
-    words = {"image": "image", "other": "other image", "reconstruction": "reconstruction"}
-    return plain_text(words.get(view.view) or short_name(control_in_words(view.view)))
+        return plain_text(f"{view_words(view.view)} ({short_name(view.model, 24)})")
+    return plain_text(short_name(view_words(view.view)))
 
 
 def _heading(figure: Figure, analysis: TokenAnalysis) -> None:

@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from layerscope.artifacts.token_maps import REFERENCES, ImageTokens
+from layerscope.artifacts.token_maps import ImageTokens
 from layerscope.report.figure_style import SMALL, WIDTH, figure_bytes, short_name
 from layerscope.report.figures_reconstruction import shown
 from layerscope.report.heat_maps import Mask, outlined, resized_mask
@@ -46,11 +46,12 @@ from layerscope.report.token_panels import (
 )
 from layerscope.report.token_places import MAPS, Map, absence, last_map, map_title, placed_nearest, shown_maps
 from layerscope.report.token_style import TokenPictures
+from layerscope.types import PATCH_REFERENCES
 
 _FIRST = ("horizontal_right", "vertical_down", "cls_similarity")
 """Maps whose panel is there even if the map is not: it says why."""
 
-_ELSEWHERE = ("norm_max", "high_norm_share", "neighbour_similarity", *REFERENCES)
+_ELSEWHERE = ("norm_max", "high_norm_share", "neighbour_similarity", *PATCH_REFERENCES)
 """Figures that stand among the numbers in other words, or over the maps."""
 
 _WORDS = {"norm_median": "median norm"}

@@ -26,8 +26,9 @@ from layerscope.report.attribution import NOTICE
 from layerscope.report.figure_style import BLACK, GREY, SMALL, TITLE, VERMILION, plain_text, plain_tick, short_name
 from layerscope.report.heat_maps import Mask
 from layerscope.report.pictures import Picture
-from layerscope.report.sentences import control_in_words, short, significant
+from layerscope.report.sentences import short, significant
 from layerscope.report.token_places import MAPS, Map
+from layerscope.report.token_views import view_words
 
 HEAD, FOOT, LINE, EDGE = 0.6, 0.27, 0.155, 0.1
 NAME, BAR, GAP = 0.36, 0.6, 0.16
@@ -308,12 +309,6 @@ def described(tokens: ImageTokens, layer: str | None = None) -> tuple[str, str]:
     parts = [short_name(tokens.layers[-1] if layer is None else layer, 30), tokens.similarity_metric.replace("_", " ")]
     parts = [*parts, f"{tokens.norm} the final norm"] + ([view_words(tokens.view)] if tokens.view != "image" else [])
     return short_name(tokens.model, 38), " · ".join(part for part in parts if part)
-
-
-def view_words(view: str) -> str:
-    """A version of the image in words."""
-    words = {"image": "image", "other": "other image", "reconstruction": "reconstruction", "other_model": "other model"}
-    return words.get(view, control_in_words(view))
 
 
 def fitted(width: float, height: float, ratio: float) -> tuple[float, float]:

@@ -8,8 +8,8 @@ from layerscope.report.figure_style import percent
 from layerscope.report.sample_means import FEW_UNITS
 from layerscope.report.sentences import control_in_words, short, significant
 from layerscope.report.token_statistics import CHANGE, Estimate, TokenAnalysis, ViewStatistics, change_ratio
+from layerscope.report.token_views import view_words
 
-_VIEWS = {"image": "the image", "other": "the other image", "reconstruction": "the reconstruction"}
 _SIMILARITY = "neighbour_similarity"
 _DIGITS = 2
 
@@ -32,9 +32,8 @@ def token_sentences(analysis: TokenAnalysis) -> list[str]:
 
 def view_in_words(view: ViewStatistics) -> str:
     """A view as a phrase: ``the reconstruction``, ``the other model (MODEL)``, ``JPEG at quality 75``."""
-    if view.view == "other_model":
-        return f"the other model ({view.model})"
-    return _VIEWS.get(view.view) or control_in_words(view.view)
+    words = view_words(view.view) if view.is_control else f"the {view_words(view.view)}"
+    return f"{words} ({view.model})" if view.view == "other_model" else words
 
 
 def cls_heading(view: ViewStatistics) -> str:

@@ -13,6 +13,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.functional.bootstrap import percentile_interval, resample_weights
 from layerscope.functional.intervals import group_index
 from layerscope.report.sample_means import FEW_UNITS, SampleMeans, sample_means, surer, surer_together
+from layerscope.report.token_views import is_control
 from layerscope.types import NormStage, TokenMetric
 
 FloatArray = NDArray[np.float64]
@@ -21,7 +22,6 @@ CONTROL_OF = {"border_drop": "shifted_border_drop", "token_change_auroc": "shift
 """Figures of a mask, each with the same figure of shifted masks: what it would be at any other place."""
 
 CHANGE = "token_change"
-_NOT_CONTROLS = ("other", "reconstruction", "other_model")
 _NORMS = ("norm_median", "norm_max")
 _SIMILARITIES = ("_similarity", "border_drop")
 """How figures end that are similarities, or differences of two."""
@@ -98,7 +98,7 @@ class ViewStatistics:
 
     @property
     def is_control(self) -> bool:
-        return self.view not in ("image", *_NOT_CONTROLS)
+        return is_control(self.view)
 
     def curve(self, figure: str) -> FloatArray | None:
         """(3, L): means and the ends of their intervals; None where the figure has no value in any layer."""
