@@ -43,4 +43,6 @@ def synthetic_scores(signal: float, seed: int, n: int = 240) -> BottleneckScores
         similarity_name=np.array([], dtype=str),
         similarity=np.zeros((6, n, 0), dtype=np.float32),
         similarity_null=np.zeros((0, 0), dtype=np.float32),
+        quality_name=np.array([], dtype=str),
+        quality=np.zeros((len(target), 0), dtype=np.float32),
     )

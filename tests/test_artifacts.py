@@ -358,6 +358,8 @@ def bottleneck_scores(**changes: Any) -> artifacts.BottleneckScores:
         "similarity_name": ["embedding"],
         "similarity": np.ones((2, 3, 1), np.float32),
         "similarity_null": np.zeros((4, 1), np.float32),
+        "quality_name": ["psnr_db"],
+        "quality": np.zeros((3, 1), np.float32),
     }
     values = {key: np.asarray(value) for key, value in {**values, **changes}.items()}
     return artifacts.BottleneckScores(**values, threshold_global=0.25, threshold_source="threshold.json")

@@ -22,6 +22,7 @@ ROOMS = {
     "losses": {"functional", "errors", "types", "protocols"},
     "artifacts": {"errors", "types"},
     "report": {"artifacts", "functional", "errors", "types"},
+    "launch": {"artifacts", "shipped", "errors"},
     "metrics": {"functional", "data", "models", "probes", "losses", "errors", "types", "protocols"},
     "tasks": {"metrics", "probes", "losses", "functional", "data", "artifacts", "errors", "types", "protocols"},
     "callbacks": {

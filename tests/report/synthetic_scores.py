@@ -74,6 +74,8 @@ def make_scores(
         "similarity_name": np.array(names, dtype=np.str_),
         "similarity": similarity.astype(np.float32),
         "similarity_null": rng.uniform(0.1, 0.3, (50 if names else 0, len(names))).astype(np.float32),
+        "quality_name": np.array(["psnr_db", "ssim"]),
+        "quality": np.stack([rng.normal(28, 2, n), rng.uniform(0.7, 0.9, n)], axis=1).astype(np.float32),
     }
     return BottleneckScores(**{**values, **changes})
 

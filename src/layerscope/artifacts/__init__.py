@@ -24,9 +24,11 @@ from layerscope.artifacts.run_directory import (
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
 from layerscope.artifacts.tables import (
     AGGREGATE_COLUMNS,
+    COMPARISON_COLUMNS,
     LOCALISATION_COLUMNS,
     LONG_COLUMNS,
     PAIR_COLUMNS,
+    PAIRWISE_COLUMNS,
     TOKEN_COLUMNS,
     read_csv,
 )
@@ -35,11 +37,13 @@ from layerscope.artifacts.versions import SCHEMA_VERSION, package_versions
 
 __all__ = [
     "AGGREGATE_COLUMNS",
+    "COMPARISON_COLUMNS",
     "HISTORY_COLUMNS",
     "HISTORY_CSV",
     "HISTORY_JSON",
     "LOCALISATION_COLUMNS",
     "LONG_COLUMNS",
+    "PAIRWISE_COLUMNS",
     "PAIR_COLUMNS",
     "PARTIAL_SUFFIX",
     "SCHEMA_VERSION",

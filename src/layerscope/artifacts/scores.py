@@ -72,6 +72,11 @@ class LabelScores:
                 f"The scores name {len(self.group)} groups for {len(self.id)} samples; give one per sample or none."
             )
 
+    @classmethod
+    def _absent(cls, name: str, samples: int) -> np.ndarray | None:
+        """What stands for an array that older files lack; None where every file must have it."""
+        return None
+
     def _shapes(self) -> dict[str, tuple[int, ...]]:
         """Shapes that the logits ask for."""
         n, n_labels = self.logits.shape[-2:]
@@ -119,7 +124,10 @@ class LabelScores:
                         f"The scores in {path} have schema version {version}; this layerscope reads up to "
                         f"{SCHEMA_VERSION}. Update layerscope."
                     )
-                values: dict[str, Any] = {field.name: file[field.name] for field in fields(cls)}
+                values: dict[str, Any] = {}
+                for field in fields(cls):
+                    absent = None if field.name in file.files else cls._absent(field.name, len(file["id"]))
+                    values[field.name] = file[field.name] if absent is None else absent
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
             raise ArtifactError(
                 f"The scores could not be read from {path}: {error}. It is expected to be the scores.npz of a finished "
@@ -145,6 +153,9 @@ class BottleneckScores(LabelScores):
     similarity_name: (K,) ``embedding``, ``<stage>.pooled`` or ``<stage>.position``.
     similarity: (C, N, K) float32 cosine of the original and the condition.
     similarity_null: (M, K) float32 the same between different originals.
+    quality_name: (Q,) names of figures of a reconstruction against its original: ``psnr_db``, ``ssim``, ``lpips``.
+    quality: (N, Q) float32, of the reconstruction without noise. Files written before there were such figures have
+        none, Q = 0.
     """
 
     condition: np.ndarray
@@ -156,15 +167,18 @@ class BottleneckScores(LabelScores):
     similarity_name: np.ndarray
     similarity: np.ndarray
     similarity_null: np.ndarray
+    quality_name: np.ndarray
+    quality: np.ndarray
 
     AXES: ClassVar[tuple[str, ...]] = ("conditions", "samples", "labels")
-    TEXT: ClassVar[frozenset[str]] = LabelScores.TEXT | {"condition", "kind", "similarity_name"}
+    TEXT: ClassVar[frozenset[str]] = LabelScores.TEXT | {"condition", "kind", "similarity_name", "quality_name"}
     TYPES: ClassVar[Mapping[str, Any]] = {
         **LabelScores.TYPES,
         "t": np.int64,
         "draw": np.int64,
         "similarity": np.float32,
         "similarity_null": np.float32,
+        "quality": np.float32,
     }
 
     def _shapes(self) -> dict[str, tuple[int, ...]]:
@@ -175,7 +189,18 @@ class BottleneckScores(LabelScores):
             **dict.fromkeys(("condition", "kind", "t", "draw", "log_snr", "log_snr_eff"), (c,)),
             "similarity": (c, n, k),
             "similarity_null": (self.similarity_null.shape[0], k),
+            "quality": (n, len(self.quality_name)),
         }
+
+    @classmethod
+    def _absent(cls, name: str, samples: int) -> np.ndarray | None:
+        match name:
+            case "quality_name":
+                return np.zeros(0, dtype=np.str_)
+            case "quality":
+                return np.zeros((samples, 0), dtype=np.float32)
+            case _:
+                return None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -95,6 +95,50 @@ ci_lo, ci_hi: of one mean alone. difference_ci_lo, difference_ci_hi: simultaneou
 difference_from: what the difference is taken from: the first view, or the figure's control.
 """
 
+COMPARISON_COLUMNS = (
+    "candidate",
+    "run",
+    "condition",
+    "log_snr_eff",
+    "label",
+    "metric",
+    "value",
+    "ci_lo",
+    "ci_hi",
+    "n_runs",
+    "seed_sd",
+    "rank",
+    "flag",
+)
+"""Columns of comparison.csv.
+
+run: empty in the row of a candidate; the run's name in the row of one of its training seeds. condition: ``recon``,
+``t52``, ... or empty where there is none. label: a label, ``macro``, or empty. n_runs: training seeds behind the value.
+seed_sd: standard deviation between them. rank: among the candidates, 1 is best, equal values share the better rank.
+"""
+
+PAIRWISE_COLUMNS = (
+    "candidate",
+    "other",
+    "condition",
+    "label",
+    "metric",
+    "family",
+    "difference",
+    "ci_lo",
+    "ci_hi",
+    "ci_sim_lo",
+    "ci_sim_hi",
+    "p",
+    "p_holm",
+    "outcome",
+    "flag",
+)
+"""Columns of pairwise.csv of a comparison: ``candidate`` minus ``other``.
+
+family: the differences that are corrected together. ci_sim_lo, ci_sim_hi: hold for the whole family at once.
+"""
+
 TEXT_COLUMNS = frozenset(
     {
         *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
@@ -106,12 +150,14 @@ TEXT_COLUMNS = frozenset(
         *("role", "layer"),
         # Of images.csv and aggregate.csv of a token diagnosis.
         *("view", "figure", "difference_from"),
+        # Of comparison.csv and pairwise.csv.
+        *("candidate", "run", "other", "family", "outcome"),
     }
 )
 """Columns that hold text; every other column holds numbers."""
 
 INTEGER_COLUMNS = frozenset(
-    {"t", "draw", "n", "n_pos", "n_boot_undefined", "rank", "index", "epoch", "batches", "width", "height"}
+    {"t", "draw", "n", "n_pos", "n_boot_undefined", "n_runs", "rank", "index", "epoch", "batches", "width", "height"}
 )
 
 # The last four are what spreadsheets accept as the same signs in East Asian input; tab and return also start formulas.

@@ -247,6 +247,8 @@ class BottleneckDiagnosis(LightningModule):
             similarity_name=np.array(self._names_of_similarity, dtype=str),
             similarity=columns["similarity"].transpose(1, 0, 2).copy(),
             similarity_null=self._null.cpu().numpy(),
+            quality_name=np.array([], dtype=str),
+            quality=np.zeros((len(columns["target"]), 0), dtype=np.float32),
             threshold_global=self.thresholds.global_logit,
             threshold_label=np.asarray(self.thresholds.label_logit, dtype=np.float64),
             threshold_source=self.threshold_settings.file or "fitted on real val in this run",
