@@ -30,6 +30,7 @@ from layerscope.callbacks.checkpoint_files import WholeCheckpointIO, tell_if_no_
 from layerscope.callbacks.run_folder import RunFolder
 from layerscope.callbacks.stopping import SaveOnSignal
 from layerscope.cli.devices import check_devices
+from layerscope.cli.nested_null import nested_nulls
 from layerscope.cli.path_arguments import path_arguments
 from layerscope.errors import ConfigurationError, explained_cause, listed
 from layerscope.shipped import here_or_shipped, shipped
@@ -163,6 +164,7 @@ def _prepare(allow_import: Sequence[str]) -> None:
 
 def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
     per_verb = {"parser_mode": "omegaconf", "exit_on_error": False}
+    found = [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)]
     return {
         "save_config_callback": None,
         "subclass_mode_model": True,
@@ -173,7 +175,7 @@ def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
         "parser_kwargs": {**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
         "args": [
             verb,
-            *path_arguments([_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)]),
+            *path_arguments(nested_nulls(found)),
         ],
     }
 
