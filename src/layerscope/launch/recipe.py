@@ -179,29 +179,43 @@ class _Step:
                 yield f"--{key}={filled}"
             return
         if "of" in self.step:
-            for name, job in self._step_runs(self.step["of"]).items():
+            for job in self._step_runs(self.step["of"]).values():
                 self.needed.append(job.name)
-                yield f"{name}={job.run}"
+                yield str(job.run)
             yield from ("--output", str(place))
         for argument in self.step.get("arguments") or ():
             yield self._filled(argument, local)
 
     def _filled(self, value: Any, local: Mapping[str, str]) -> str:
         """A value as the command line takes it, with every reference in it replaced."""
-        text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+        found = self._resolved(value, local)
+        return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
-        def replaced(match: re.Match[str]) -> str:
-            name = match[1]
-            if name in local:
-                return local[name]
-            if name == "output":
-                return str(self.recipe.output)
-            if name in self.recipe.variables:
-                known = self.recipe.variables[name]
-                return known if isinstance(known, str) else json.dumps(known, ensure_ascii=False)
-            return str(self._run_called(name).run)
+    def _resolved(self, value: Any, local: Mapping[str, str], within: tuple[str, ...] = ()) -> Any:
+        """``value`` with its references replaced; one that stands alone keeps its type. within: variables around it."""
+        match value:
+            case dict():
+                return {key: self._resolved(one, local, within) for key, one in value.items()}
+            case list():
+                return [self._resolved(one, local, within) for one in value]
+            case str() if alone := _REFERENCE.fullmatch(value):
+                return self._meant(alone[1], local, within)
+            case str():
+                return _REFERENCE.sub(lambda match: str(self._meant(match[1], local, within)), value)
+            case _:
+                return value
 
-        return _REFERENCE.sub(replaced, text)
+    def _meant(self, name: str, local: Mapping[str, str], within: tuple[str, ...]) -> Any:
+        """What a reference stands for."""
+        if name in local:
+            return local[name]
+        if name == "output":
+            return str(self.recipe.output)
+        if name in within:
+            raise self._wrong(f"refers to the variable {name!r}, which refers to itself")
+        if name in self.recipe.variables:
+            return self._resolved(self.recipe.variables[name], local, (*within, name))
+        return str(self._run_called(name).run)
 
     def _run_called(self, name: str) -> Job:
         step, _, run = name.partition(".")
