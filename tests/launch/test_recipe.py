@@ -88,7 +88,7 @@ def test_output_and_variables_are_set_from_outside(tmp_path: Path) -> None:
     path = write(tmp_path / "r.yaml", RECIPE)
     data, *_ = read_recipe(path, Path("else"), {"images": 7}).jobs()
     assert data.arguments == ("else/data", "--n", "7")
-    with pytest.raises(ConfigurationError, match="no variable 'image' .did you mean images"):
+    with pytest.raises(ConfigurationError, match=r"no variable 'image' \(did you mean images"):
         read_recipe(path, variables={"image": 7})
 
 
