@@ -19,7 +19,7 @@
       diagnosis:
         verb: test
         config: configs/vae/diagnostic/phantom.yaml
-        each: vae                        # one for each run of vae, of the same name
+        each: vae                        # one for each run of vae, of the same name; or [vae, other]
         set: {model.init_args.autoencoder.init_args.source: "${each}/vae_final"}
       comparison:
         verb: compare
@@ -154,7 +154,7 @@ class _Step:
     def _runs(self) -> Iterator[tuple[str, Mapping[str, Any], Job | None]]:
         """Name, own settings, and the run it is made for."""
         if "each" in self.step:
-            for name, job in self._step_runs(self.step["each"]).items():
+            for name, job in self._runs_of(self.step["each"]):
                 yield name, {}, job
         seeds = self.step.get("seeds") or [None]
         runs = self.step.get("runs") or ({} if "each" in self.step else {self.name: {}})
@@ -179,7 +179,7 @@ class _Step:
                 yield f"--{key}={filled}"
             return
         if "of" in self.step:
-            for job in self._step_runs(self.step["of"]).values():
+            for _, job in self._runs_of(self.step["of"]):
                 self.needed.append(job.name)
                 yield str(job.run)
             yield from ("--output", str(place))
@@ -232,12 +232,13 @@ class _Step:
         self.needed.append(runs[run].name)
         return runs[run]
 
-    def _step_runs(self, step: object) -> Mapping[str, Job]:
-        if step not in self.made:
-            raise self._wrong(
-                f"names the step {step!r}{_close(str(step), self.made)}; before it: {listed(list(self.made))}"
-            )
-        return self.made[str(step)]
+    def _runs_of(self, steps: object) -> Iterator[tuple[str, Job]]:
+        """Name and run of a step, or of each of several."""
+        for step in steps if isinstance(steps, list) else [steps]:
+            if step not in self.made:
+                near = _close(str(step), self.made)
+                raise self._wrong(f"names the step {step!r}{near}; before it there are {listed(list(self.made))}")
+            yield from self.made[step].items()
 
     def _wrong(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"The recipe {self.recipe.path}: the step {self.name!r} {what}.")
