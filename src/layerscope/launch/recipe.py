@@ -120,9 +120,9 @@ class _Step:
             seen.add(run)
             self.needed = []
             place = self.recipe.output / self.name / run if several else self.recipe.output / self.name
-            local = {"here": str(place)}
+            local: dict[str, Any] = {"here": str(place)}
             if "seed_everything" in own:
-                local["seed"] = str(own["seed_everything"])
+                local["seed"] = own["seed_everything"]
             if each is not None:
                 local["each"] = str(each.run)
                 self.needed.append(each.name)
@@ -165,7 +165,7 @@ class _Step:
                 title = str(name) if seed is None else f"{name}_seed-{seed}"
                 yield title, {**(own or {}), **({} if seed is None else {"seed_everything": seed})}, None
 
-    def _arguments(self, place: Path, own: Mapping[str, Any], local: Mapping[str, str]) -> Iterator[str]:
+    def _arguments(self, place: Path, own: Mapping[str, Any], local: Mapping[str, Any]) -> Iterator[str]:
         if self.step["verb"] in LIGHTNING_VERBS:
             settings = {**(self.step.get("set") or {}), **own}
             configs = settings.pop("config", self.step.get("config"))
@@ -186,12 +186,12 @@ class _Step:
         for argument in self.step.get("arguments") or ():
             yield self._filled(argument, local)
 
-    def _filled(self, value: Any, local: Mapping[str, str]) -> str:
+    def _filled(self, value: Any, local: Mapping[str, Any]) -> str:
         """A value as the command line takes it, with every reference in it replaced."""
         found = self._resolved(value, local)
         return found if isinstance(found, str) else json.dumps(found, ensure_ascii=False)
 
-    def _resolved(self, value: Any, local: Mapping[str, str], within: tuple[str, ...] = ()) -> Any:
+    def _resolved(self, value: Any, local: Mapping[str, Any], within: tuple[str, ...] = ()) -> Any:
         """``value`` with its references replaced; one that stands alone keeps its type. within: variables around it."""
         match value:
             case dict():
@@ -205,7 +205,7 @@ class _Step:
             case _:
                 return value
 
-    def _meant(self, name: str, local: Mapping[str, str], within: tuple[str, ...]) -> Any:
+    def _meant(self, name: str, local: Mapping[str, Any], within: tuple[str, ...]) -> Any:
         """What a reference stands for."""
         if name in local:
             return local[name]
@@ -238,7 +238,7 @@ class _Step:
             if step not in self.made:
                 near = _close(str(step), self.made)
                 raise self._wrong(f"names the step {step!r}{near}; before it there are {listed(list(self.made))}")
-            yield from self.made[step].items()
+            yield from self.made[str(step)].items()
 
     def _wrong(self, what: str) -> ConfigurationError:
         return ConfigurationError(f"The recipe {self.recipe.path}: the step {self.name!r} {what}.")
