@@ -378,6 +378,14 @@ def test_bottleneck_scores_come_back(tmp_path: Path) -> None:
     assert loaded.threshold_global == 0.25
 
 
+def test_scores_from_before_figures_of_quality_have_none(tmp_path: Path) -> None:
+    arrays = bottleneck_scores().arrays()
+    np.savez(tmp_path / "old.npz", **{name: arrays[name] for name in arrays if not name.startswith("quality")})
+    loaded = artifacts.BottleneckScores.load(tmp_path / "old.npz")
+    assert loaded.quality_name.shape == (0,)
+    assert loaded.quality.shape == (3, 0)
+
+
 def test_text_of_objects_is_stored_without_pickles(tmp_path: Path) -> None:
     scores = bottleneck_scores(id=np.array(["a", "bb", "ccc"], dtype=object))
     scores.save(tmp_path / "scores.npz")

@@ -53,6 +53,15 @@ class Autoencoder(Protocol):
 
 
 @runtime_checkable
+class DiscreteLatents(Protocol):
+    """An autoencoder that says whether its ``decode`` puts latents in the place of the nearest entry of a codebook."""
+
+    @property
+    def codebook_size(self) -> int | None:
+        """Entries of the codebook, one of which stands at each latent position; None for a continuous latent."""
+
+
+@runtime_checkable
 class Teacher(Protocol):
     """A fixed multi-label classifier (a ``torch.nn.Module``) that judges images.
 

@@ -299,6 +299,8 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
     assert main([verb, "--debug", "--allow-import=stand_ins", "--config", f"configs/{path}", *arguments]) == 0
     run = tmp_path / config["output_root"] / config["experiment_name"]
     summary = read_summary(run)
+    assert summary["headline"].keys() == {"figure", "value", "ci_lo", "ci_hi"}
+    assert summary["headline"]["value"] is not None
     assert (run / ("config.yaml" if path.parts[0] == "tokens" else "config_used.yaml")).is_file()
     match str(path.parent):
         case "vae/diagnostic":
@@ -314,7 +316,8 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             assert (run / "threshold.json").is_file()
         case "classifier/train":
             assert {"best.ckpt", "last.ckpt"} == {file.name for file in (run / "checkpoints").iterdir()}
-            assert "val/mAP" in summary["metrics"]
+            assert summary["headline"]["figure"] == "val/mAP"
+            assert summary["headline"]["value"] == pytest.approx(summary["metrics"]["val/mAP"])
         case "vae/reconstruct":
             rows = read_csv(run / "reconstruction.csv")
             assert len(rows) == 8 == summary["counts"]["images"]
@@ -326,6 +329,10 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             assert not {"pairs", "aggregated_results.json"} & {file.name for file in run.iterdir()}
             assert (summary["counts"]["pairs"], summary["counts"]["floor_kind"]) == (1, "same_image")
             check_watched_layers(run, path.name)
+            assert summary["headline"]["figure"].startswith("mean relative_l2 in decoder.")
+            differences = json.loads((run / "layer_differences.json").read_text())
+            largest = max(one["relative_l2"] for name, one in differences.items() if name not in POINTS)
+            assert summary["headline"]["value"] == pytest.approx(largest)
         case "pairs":
             check_pair_folder(run, path.name, config)
         case "tokens":
@@ -340,6 +347,10 @@ def check_tokens(run: Path, config: dict[str, Any]) -> None:
     views += ["reconstruction", *model["controls"]] if "autoencoder" in model else []
     views += ["other_model"] if "other_encoder" in model else []
     assert list(summary["views"]) == views
+    shown = {"view": "reconstruction", "figure": "token_change"} if "autoencoder" in model else {"view": "image"}
+    shown = {"figure": "neighbour_similarity"} | shown
+    of = [row["mean"] for row in read_csv(run / "aggregate.csv") if all(row[key] == shown[key] for key in shown)]
+    assert summary["headline"]["value"] == pytest.approx(of[-1])
     folders = sorted((run / "images").iterdir())
     assert len(folders) == IMAGES
     for folder in folders:
@@ -400,6 +411,8 @@ def check_pair_folder(run: Path, name: str, config: dict[str, Any]) -> None:
     assert (summary["data"]["fill"], summary["data"]["masks"]) == (data.get("fill"), PAIRS)
     assert summary["ranking"]["metric"] == "relative_l2"
     assert summary["ranking"]["statistic"] == "effect"
+    assert summary["headline"]["figure"] == f"effect of relative_l2 in {summary['ranking']['layers'][0]['layer']}"
+    assert summary["headline"]["value"] == summary["ranking"]["layers"][0]["value"]
     results = json.loads((run / "aggregated_results.json").read_text())
     assert list(results) == layers
     for layer_name, layer in results.items():

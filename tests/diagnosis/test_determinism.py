@@ -103,6 +103,9 @@ def test_batches_workers_and_chunks_change_nothing(
     name = f"b{batch}w{workers}c{chunk}"
     other = diagnose(config, name, f"{BATCH}={batch}", f"{WORKERS}={workers}", f"{CHUNK}={chunk}")
     assert_equal_results(reference, other)
+    mine, theirs = (read_summary(run)["cost"] for run in (reference, other))
+    assert theirs["rate_bits"] == pytest.approx(mine["rate_bits"], rel=1e-5)
+    assert mine["rate_bits"] > 0
 
 
 def test_each_image_is_encoded_once(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 from scipy.special import ndtr
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from layerscope.artifacts import BottleneckScores, read_csv, read_summary
 from layerscope.data.phantom.exact import auroc_noise, noise_gain, read_record, retained_energy
@@ -16,6 +18,7 @@ from layerscope.functional.noise import DDPMSchedule
 
 Diagnose = Callable[..., Path]
 AUTOENCODER = "--model.init_args.autoencoder"
+HEADLINE = "macro delta_auroc of the reconstruction"
 
 
 def labels_of(run: Path) -> dict[str, dict[str, Any]]:
@@ -33,6 +36,11 @@ def test_identity_is_not_a_bottleneck_with_exact_zeros(diagnose: Diagnose) -> No
     agreement = summary["agreement_recon_t0"]
     assert agreement["flip_rate"]["value"] == 0
     assert agreement["mean_abs_delta_p"]["value"] == 0
+    assert summary["headline"] == {"figure": HEADLINE, "value": 0, "ci_lo": 0, "ci_hi": 0}
+    assert summary["reconstruction"]["ssim"] == pytest.approx({"value": 1, "ci_lo": 1, "ci_hi": 1, "std": 0}, abs=1e-6)
+    assert summary["reconstruction"]["psnr_db"]["value"] is None
+    [reason] = [entry["reason"] for entry in summary["not_measured"] if entry["what"] == "mean PSNR"]
+    assert "came back exactly" in reason
 
 
 @pytest.mark.parametrize("k", [4, 8])
@@ -128,7 +136,7 @@ def test_noise_sweep_matches_the_closed_form(diagnose: Diagnose, exact_phantom: 
             assert row["value"] == pytest.approx(expected, abs=4 * 0.021), (t, disk.label)
 
 
-def test_statistics_can_be_redone_from_the_stored_scores(diagnose: Diagnose) -> None:
+def test_statistics_can_be_redone_from_the_stored_scores(diagnose: Diagnose, exact_phantom: Path) -> None:
     run = diagnose(f"{AUTOENCODER}=oracles.BlockMean", f"{AUTOENCODER}.init_args.k=4")
     scores = BottleneckScores.load(run / "scores.npz")
     from sklearn.metrics import roc_auc_score
@@ -140,3 +148,31 @@ def test_statistics_can_be_redone_from_the_stored_scores(diagnose: Diagnose) -> 
         if (row["condition"], row["metric"]) == ("recon", "auroc")
     ]
     np.testing.assert_allclose(written, again, atol=1e-9)
+    check_quality_and_cost(run, scores, exact_phantom)
+
+
+def check_quality_and_cost(run: Path, scores: BottleneckScores, phantom: Path) -> None:
+    """Figures of single images as scikit-image has them, over the block means of the files."""
+    summary = read_summary(run)
+    names = scores.quality_name.tolist()
+    assert names[:2] == ["psnr_db", "ssim"]
+    options = {"gaussian_weights": True, "sigma": 1.5, "use_sample_covariance": False, "data_range": 1.0}
+    for name, (psnr, ssim, *_) in list(zip(scores.id, scores.quality))[::300]:
+        grey = np.asarray(Image.open(phantom / "images" / f"{name}.png")) / 65535
+        mean = grey.reshape(16, 4, 16, 4).mean(axis=(1, 3)).repeat(4, axis=0).repeat(4, axis=1)
+        assert psnr == pytest.approx(peak_signal_noise_ratio(grey, mean, data_range=1.0), rel=1e-4)
+        _, full = structural_similarity(grey, mean, full=True, **options)
+        # scikit-image mirrors the border about the edge instead of the outermost pixel.
+        assert ssim == pytest.approx(full.mean(), abs=0.01)
+    means = {name: summary["reconstruction"][name]["value"] for name in names}
+    assert means == pytest.approx(dict(zip(names, scores.quality.mean(axis=0, dtype=np.float64).tolist())))
+    cost = summary["cost"]
+    assert (cost["latent_elements"], cost["latent_bits"], cost["rate_bits"]) == (3 * 16 * 16, 3 * 16 * 16 * 16, None)
+    assert {"rate_bits"} <= {entry["what"] for entry in summary["not_measured"]}
+    assert cost["encode_seconds"] > 0
+    assert cost["decode_seconds"] > 0
+    assert 0 < cost["timed_images"] <= len(scores.id)
+    assert cost["device"] == summary["device"]
+    overall = summary["verdict"]["overall"]
+    shown = {"value": overall["delta_auroc"], "ci_lo": overall["ci_lo"], "ci_hi": overall["ci_hi"]}
+    assert summary["headline"] == {"figure": HEADLINE, **shown}

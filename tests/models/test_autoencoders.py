@@ -15,7 +15,7 @@ from torch import Tensor
 from layerscope.errors import ConfigurationError
 from layerscope.models.autoencoders import DiffusersAutoencoder
 from layerscope.models.posterior import GaussianPosterior, PointPosterior
-from layerscope.protocols import Autoencoder, Posterior
+from layerscope.protocols import Autoencoder, DiscreteLatents, Posterior
 
 
 def picture(size: int = 32, count: int = 2) -> Tensor:
@@ -33,6 +33,8 @@ class TestContract:
         assert isinstance(adapter, Autoencoder)
         assert adapter.latent_channels == saved.layout.latent_channels
         assert adapter.downsampling == saved.layout.downsampling
+        assert isinstance(adapter, DiscreteLatents)
+        assert adapter.codebook_size == saved.layout.config.get("num_vq_embeddings")
 
     @torch.no_grad()
     def test_encodes_and_decodes_as_the_model_inside(self, adapter, saved):

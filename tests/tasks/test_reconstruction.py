@@ -358,6 +358,7 @@ def test_images_that_come_back_exactly(images: Path, tmp_path: Path) -> None:
     assert {row["psnr"] for row in read_csv(tmp_path / "run" / "reconstruction.csv")} == {np.inf}
     summary = read_summary(tmp_path / "run")
     assert summary["metrics"]["psnr"] == {"mean": None, "std": None}
+    assert summary["headline"]["value"] is None
     assert summary["metrics"]["ssim"]["mean"] == pytest.approx(1)
     assert [entry["what"] for entry in summary["not_measured"]] == ["mean PSNR"]
 

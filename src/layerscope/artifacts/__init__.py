@@ -3,6 +3,7 @@
 docs/artifacts.md describes every file and every column.
 """
 
+from layerscope.artifacts.headline import Headline
 from layerscope.artifacts.history import HISTORY_COLUMNS, HISTORY_CSV, HISTORY_JSON, read_history, write_history
 from layerscope.artifacts.names import mirrored_file_name, safe_file_name
 from layerscope.artifacts.pictures import PictureFormat, encode_picture, read_picture
@@ -52,6 +53,7 @@ __all__ = [
     "UNREPORTED_SCORES",
     "BottleneckScores",
     "ClassifierScores",
+    "Headline",
     "PictureFormat",
     "RunDirectory",
     "Stage",

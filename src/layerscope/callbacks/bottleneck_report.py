@@ -66,12 +66,14 @@ class BottleneckReport(Callback):
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         split = data.eval_split
         thresholds = task.thresholds
+        source = provenance(trainer, split)
         caveats = threshold_caveats(data, thresholds.data_hash)
         summary: dict[str, Any] = {
             "task": "vae_bottleneck",
             "experiment_name": folder.directory.path.name,
             **analysis.summary(),
             "not_measured": _merged([*task.not_measured(), *caveats], analysis.not_measured),
+            "cost": {**task.cost(), "device": source["device"]},
             "noise": task.describe(),
             "thresholds": {
                 "source": scores.threshold_source,
@@ -85,7 +87,7 @@ class BottleneckReport(Callback):
             "counts": _counts(scores),
             "settings": self.settings,
             "loop_seconds": loop_seconds,
-            **provenance(trainer, split),
+            **source,
         }
         with folder.directory.staged() as stage:
             stage.write_text("config_used.yaml", folder.config_yaml)

@@ -7,6 +7,7 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 
+from layerscope.artifacts import Headline
 from layerscope.artifacts.tables import CLASSIFIER_COLUMNS
 from layerscope.callbacks.results import provenance, threshold_caveats, write_parts
 from layerscope.callbacks.run_folder import run_folder
@@ -39,6 +40,7 @@ class ClassifierReport(Callback):
         folder = run_folder(trainer)
         assert folder.directory is not None
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        macro = analysis.summary_metrics["macro"]
         with folder.directory.staged() as stage:
             stage.write_text("config_used.yaml", folder.config_yaml)
             stage.write_csv("per_label.csv", analysis.per_label, CLASSIFIER_COLUMNS)
@@ -53,6 +55,7 @@ class ClassifierReport(Callback):
                 {
                     "task": "classifier",
                     "experiment_name": folder.directory.path.name,
+                    "headline": Headline("macro auroc", **macro["auroc"]),
                     "metrics": analysis.summary_metrics,
                     "not_measured": [
                         *threshold_caveats(data, task.thresholds.data_hash),
@@ -62,7 +65,6 @@ class ClassifierReport(Callback):
                     **provenance(trainer, data.eval_split),
                 },
             )
-        macro = analysis.summary_metrics["macro"]
         log_result(trainer, figures, {f"test/macro_{name}": found["value"] for name, found in macro.items()})
         groups = task.scores.groups
         about = caption(

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from layerscope.artifacts import (
     UNFINISHED,
+    Headline,
     PictureFormat,
     RunDirectory,
     encode_picture,
@@ -33,6 +34,7 @@ from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError
 from layerscope.functional.controls import to_uint8
 from layerscope.metrics.table import IndexedTable
+from layerscope.report.reconstruction import mean_not_defined
 from layerscope.types import ReconstructedBatch
 
 COLUMNS = ("id", "index", "file", "width", "height", "psnr", "ssim")
@@ -139,10 +141,12 @@ class ReconstructedFiles(Callback):
             for index, name in enumerate(self._ids)
         ]
         data: Any = labelled_data(trainer)
+        metrics = {name: _over_images(table[name]) for name in ("psnr", "ssim")}
         summary = {
-            "metrics": {name: _over_images(table[name]) for name in ("psnr", "ssim")},
+            "headline": Headline("mean psnr", metrics["psnr"]["mean"]),
+            "metrics": metrics,
             "counts": {"images": len(rows)},
-            "not_measured": _not_measured(table["psnr"]),
+            "not_measured": mean_not_defined("PSNR", table["psnr"]),
             "reconstruction": self._wanted,
             "latents": cast(ReconstructingTask, pl_module).measured(),
             **provenance(trainer, data.eval_split),
@@ -250,9 +254,3 @@ def _over_images(values: np.ndarray) -> dict[str, Any]:
         "mean": float(values.mean()) if finite else None,
         "std": float(values.std(ddof=1)) if finite and len(values) > 1 else None,
     }
-
-
-def _not_measured(psnr: np.ndarray) -> list[dict[str, str]]:
-    exact = int(np.isinf(psnr).sum())
-    reason = f"{exact} of {len(psnr)} images came back exactly, with infinite PSNR"
-    return [{"what": "mean PSNR", "reason": reason}] if exact else []

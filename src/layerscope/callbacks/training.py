@@ -9,6 +9,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities import rank_zero_info
 
+from layerscope.artifacts import Headline
 from layerscope.callbacks.results import provenance
 from layerscope.callbacks.run_folder import run_folder
 
@@ -21,7 +22,7 @@ class TrainingSummary(Callback):
             return
         folder = run_folder(trainer)
         assert folder.directory is not None
-        checkpoint: Any = trainer.checkpoint_callback
+        checkpoint = _chosen_by(trainer)
         with folder.directory.staged() as stage:
             stage.write_text("config_used.yaml", folder.config_yaml)
             stage.write_json(
@@ -29,6 +30,7 @@ class TrainingSummary(Callback):
                 {
                     "task": type(pl_module).__name__,
                     "experiment_name": folder.directory.path.name,
+                    "headline": _headline(trainer),
                     "epochs": trainer.current_epoch,
                     "steps": trainer.global_step,
                     "metrics": {name: float(value) for name, value in trainer.callback_metrics.items()},
@@ -45,6 +47,23 @@ class TrainingSummary(Callback):
             score = checkpoint.best_model_score
             reached = "" if score is None else f" ({checkpoint.monitor} {float(score):.3f})"
             print(f"Best checkpoint: {best}{reached}")
+
+
+def _chosen_by(trainer: Trainer) -> Any:
+    """The first checkpoint callback that monitors something; where none does, the first."""
+    callbacks: list[Any] = trainer.checkpoint_callbacks
+    monitoring = [callback for callback in callbacks if getattr(callback, "monitor", None) is not None]
+    return next(iter([*monitoring, *callbacks]), None)
+
+
+def _headline(trainer: Trainer) -> Headline:
+    """What the best checkpoint was chosen by; the last logged loss where nothing was, of validation if there is one."""
+    checkpoint = _chosen_by(trainer)
+    monitor, score = (getattr(checkpoint, name, None) for name in ("monitor", "best_model_score"))
+    if monitor is not None and score is not None:
+        return Headline(monitor, float(score))
+    losses = [name for name in ("val/loss", "train/loss") if name in trainer.callback_metrics]
+    return Headline(losses[0], float(trainer.callback_metrics[losses[0]])) if losses else Headline("train/loss")
 
 
 class SaveTeacher(Callback):

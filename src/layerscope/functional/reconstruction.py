@@ -20,13 +20,17 @@ def psnr(reconstruction: Tensor, original: Tensor) -> Tensor:
     return 10 * torch.log10(4 / mse)
 
 
+SMALLEST_SSIM_SIDE = 6
+"""Pixels: the window's half, 5, is mirrored at the border."""
+
+
 def ssim(reconstruction: Tensor, original: Tensor) -> Tensor:
     """Structural similarity of each image, (B, 3, H, W) twice to (B,), at most 1, higher is better.
 
     Wang et al. 2004: Gaussian window with a standard deviation of 1.5 and a side of 11 pixels, K1 = .01, K2 = .03,
     over all positions (mirrored at the border) and the three channels. The images in [-1, 1] are brought to [0, 1]
     first: SSIM compares mean intensities, so that on [-1, 1] it would be another number than on 8-bit images. Sides
-    of 6 pixels and more.
+    of ``SMALLEST_SSIM_SIDE`` pixels and more.
 
     >>> a = torch.zeros(1, 3, 16, 16)
     >>> ssim(a, a).tolist()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +16,9 @@ LpipsBackbone = Literal["alex", "vgg", "squeeze"]
 
 SMALLEST_SIDE = 32
 """Pixels that every backbone's pooling leaves something of."""
+
+ANOTHER_PROCESS = "another process of this run lacks the weights"
+"""Why there is no LPIPS of a whole split although this process has what it needs."""
 
 
 def lpips(recon: Tensor, image: Tensor, backbone: LpipsBackbone = "alex") -> Tensor:
@@ -45,6 +49,33 @@ def lpips_obstacle(backbone: LpipsBackbone = "alex") -> str | None:
     except Exception as error:  # damaged files raise nearly anything
         return f"{weights} cannot be loaded ({type(error).__name__}): copy the file again"
     return None
+
+
+class OptionalLpips:
+    """LPIPS of each image where it can be computed; NaN elsewhere, so that all processes have the same columns.
+
+    Args:
+        backbone: network of LPIPS; None switches it off.
+
+    Attributes:
+        obstacle: why this process computes none, whatever the images; None where it does.
+    """
+
+    def __init__(self, backbone: LpipsBackbone | None = "alex") -> None:
+        self.backbone = backbone
+        self.obstacle = "it was switched off" if backbone is None else lpips_obstacle(backbone)
+
+    def __call__(self, recon: Tensor, image: Tensor) -> Tensor:
+        """(B, 3, H, W) in [-1, 1] twice to float32 (B,)."""
+        if self.backbone is None or self.obstacle_for(image.shape[-2:]) is not None:
+            return torch.full((len(image),), torch.nan, device=image.device)
+        return lpips(recon, image, self.backbone)
+
+    def obstacle_for(self, size: Sequence[int]) -> str | None:
+        """Why there is none of images of ``size`` (H, W) pixels, empty where it is not known; None if there is."""
+        if self.obstacle is None and min(size, default=SMALLEST_SIDE) < SMALLEST_SIDE:
+            return f"the images are smaller than {SMALLEST_SIDE} pixels"
+        return self.obstacle
 
 
 def _weights_file(backbone: LpipsBackbone) -> Path:

@@ -12,7 +12,7 @@ from layerscope.errors import ConfigurationError, LayerscopeError
 from layerscope.functional.frequency import OCTAVES, band_error
 from layerscope.functional.reconstruction import dead_channels, kl_per_channel, psnr, ssim
 from layerscope.metrics.latents import LatentStatistics
-from layerscope.metrics.perceptual import SMALLEST_SIDE, LpipsBackbone, lpips, lpips_obstacle
+from layerscope.metrics.perceptual import ANOTHER_PROCESS, LpipsBackbone, OptionalLpips
 from layerscope.metrics.table import IndexedTable
 from layerscope.types import ReconstructionOutput
 
@@ -46,8 +46,7 @@ class ReconstructionQuality(WrapperMetric):
     def __init__(self, rows: int, lpips_backbone: LpipsBackbone | None = "alex", **kwargs: Any) -> None:
         super().__init__(**kwargs)
         self.rows = rows
-        self.lpips_backbone = lpips_backbone
-        self._lpips_obstacle = "it was switched off" if lpips_backbone is None else lpips_obstacle(lpips_backbone)
+        self._lpips = OptionalLpips(lpips_backbone)
         # Made with the first batch, which tells channels and sizes. Every process has one: an idle one gets a stand-in.
         self.table: IndexedTable | None = None
         self.latents: LatentStatistics | None = None
@@ -71,8 +70,8 @@ class ReconstructionQuality(WrapperMetric):
         found = {name: float(columns[name].mean()) for name in ("psnr", "ssim", "l1", "mse")}
         if bool(columns["lpips"].isfinite().all()):
             found["lpips"] = float(columns["lpips"].mean())
-        elif self._lpips_obstacle is None and not self._too_small_for_lpips():
-            self._lpips_obstacle = "another process of this run lacks the weights"
+        elif self._lpips.obstacle_for(self._size[1:3]) is None:
+            self._lpips.obstacle = ANOTHER_PROCESS
         found |= _numbered([band.name for band in OCTAVES], columns["band"].mean(dim=0))
         kl, noise = columns["kl"].mean(dim=0), columns["posterior_variance"].mean(dim=0)
         channels, height, width = self._size[-3:]
@@ -88,9 +87,7 @@ class ReconstructionQuality(WrapperMetric):
 
     def not_measured(self) -> list[dict[str, str]]:
         """Records ``what`` and ``reason`` of figures that the latest ``compute`` left out."""
-        reason = self._lpips_obstacle
-        if reason is None and self._too_small_for_lpips():
-            reason = f"the images are smaller than {SMALLEST_SIDE} pixels"
+        reason = self._lpips.obstacle_for(self._size[1:3])
         return [] if reason is None else [{"what": "LPIPS", "reason": reason}]
 
     def reset(self) -> None:
@@ -119,23 +116,16 @@ class ReconstructionQuality(WrapperMetric):
     def _per_image(self, output: ReconstructionOutput) -> dict[str, Tensor]:
         recon, image, std = output.recon.float(), output.image.float(), output.std.float()
         error = recon - image
-        if self.lpips_backbone is not None and self._lpips_obstacle is None and not self._too_small_for_lpips():
-            perceptual = lpips(recon, image, self.lpips_backbone)
-        else:  # a column all the same: processes must agree on columns, and one may lack the weights
-            perceptual = torch.full((len(image),), torch.nan, device=image.device)
         return {
             "psnr": psnr(recon, image),
             "ssim": ssim(recon, image),
             "l1": error.abs().mean(dim=(1, 2, 3)),
             "mse": error.square().mean(dim=(1, 2, 3)),
-            "lpips": perceptual,
+            "lpips": self._lpips(recon, image),
             "band": band_error(recon, image),
             "kl": kl_per_channel(output.mean, std),
             "posterior_variance": std.square().mean(dim=(2, 3)),
         }
-
-    def _too_small_for_lpips(self) -> bool:
-        return bool(self._size) and min(self._size[1:3]) < SMALLEST_SIDE
 
 
 def _numbered(names: list[str], values: Tensor) -> dict[str, float]:

@@ -125,6 +125,12 @@ class DiffusersAutoencoder(nn.Module):
         return int(width)
 
     @property
+    def codebook_size(self) -> int | None:
+        """Entries of a VQModel's codebook; None for the others, whose latents are continuous."""
+        size = self.config.get("num_vq_embeddings")
+        return None if size is None else int(size)
+
+    @property
     def downsampling(self) -> int:
         """Pixels per latent position along each side."""
         return self._downsampling

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from layerscope.artifacts.headline import Headline
 from layerscope.artifacts.scores import BottleneckScores
 from layerscope.errors import ConfigurationError
 from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
@@ -19,6 +20,7 @@ from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
+from layerscope.report.reconstruction import quality_not_measured, reconstruction_means
 from layerscope.report.rows import (
     MACRO,
     MICRO,
@@ -68,7 +70,8 @@ class BottleneckAnalysis:
 
     per_label, t_curve, agreement: long rows. collapse: rows of collapse.csv.
     teacher_metrics_real, teacher_metrics_recon_t0: ``macro``, ``micro`` and counts. agreement_recon_t0: metric to value
-    and interval. t_curve_summary: one record per noise step. verdict: ``overall`` and ``per_label``.
+    and interval. reconstruction: figure of quality to mean, interval and spread. t_curve_summary: one record per noise
+    step. verdict: ``overall`` and ``per_label``.
     not_measured: records ``what`` and ``reason``. display_names: label to the name shown in figures.
     """
 
@@ -79,6 +82,7 @@ class BottleneckAnalysis:
     teacher_metrics_real: dict[str, Any]
     teacher_metrics_recon_t0: dict[str, Any]
     agreement_recon_t0: dict[str, Any]
+    reconstruction: dict[str, dict[str, float]]
     t_curve_summary: list[dict[str, Any]]
     verdict: dict[str, Any]
     not_measured: list[dict[str, str]]
@@ -86,10 +90,15 @@ class BottleneckAnalysis:
 
     def summary(self) -> dict[str, Any]:
         """The fields of summary.json that come from the statistics."""
+        overall = self.verdict["overall"]
         return {
+            "headline": Headline(
+                "macro delta_auroc of the reconstruction", overall["delta_auroc"], overall["ci_lo"], overall["ci_hi"]
+            ),
             "teacher_metrics_real": self.teacher_metrics_real,
             "teacher_metrics_recon_t0": self.teacher_metrics_recon_t0,
             "agreement_recon_t0": self.agreement_recon_t0,
+            "reconstruction": self.reconstruction,
             "t_curve": self.t_curve_summary,
             "verdict": self.verdict,
             "not_measured": self.not_measured,
@@ -159,6 +168,7 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
             for row in agreement
             if row["condition"] == "recon" and row["label"] in RESERVED_LABELS
         },
+        reconstruction=reconstruction_means(scores, settings.level),
         t_curve_summary=_t_curve_summary(metrics, conditions, agreement),
         verdict={"overall": overall, "per_label": labels},
         not_measured=_not_measured(scores, truth, names, conditions, metrics, settings),
@@ -582,6 +592,7 @@ def _not_measured(
         missing.append({"what": "embedding and stage cosines", "reason": "the teacher shows no features"})
     elif not len(scores.similarity_null):
         missing.append({"what": "normalised cosines", "reason": "there are no pairs of different originals"})
+    missing += quality_not_measured(scores)
     if math.isnan(scores.threshold_global):
         missing.append({"what": "F1 and flips at the fixed threshold", "reason": "no threshold could be fitted"})
     if metrics.n_resamples < settings.n_bootstrap:

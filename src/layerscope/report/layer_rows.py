@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from layerscope.artifacts import to_plain
+from layerscope.artifacts import Headline, to_plain
 from layerscope.artifacts.layer_scores import DIFFERENCES, LOCALISATION, SIZE_FREE, FloatArray, LayerScores
 from layerscope.report.attribution import NOTICE, Attribution, attribute
 from layerscope.report.layer_cka import cka_not_measured
-from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, watched
+from layerscope.report.layer_effects import RANKED_METRICS, LayerAnalysis, Method, Ranking, watched
 from layerscope.report.layer_localisation import exclusion, without_positions
 from layerscope.report.layer_names import repeated_layers
 from layerscope.report.noise_floor import floor_relative_l2
@@ -171,6 +171,7 @@ def summary_of(analysis: LayerAnalysis, attribution: Attribution | None = None) 
     return dict(
         to_plain(
             {
+                "headline": _headline(ranking, ranked),
                 "ranking": {
                     "metric": ranking.metric,
                     "statistic": ranking.statistic,
@@ -205,6 +206,15 @@ def summary_of(analysis: LayerAnalysis, attribution: Attribution | None = None) 
             }
         )
     )
+
+
+def _headline(ranking: Ranking, ranked: list[dict[str, Any]]) -> Headline:
+    """Of the most different layer what layers are ranked by."""
+    by = f"effect of {ranking.metric}" if ranking.statistic == "effect" else f"mean {ranking.metric}"
+    if not ranked:
+        return Headline(by)
+    first = ranked[0]
+    return Headline(f"{by} in {first['layer']}", first["value"], first["ci_lo"], first["ci_hi"])
 
 
 def _figures(scores: LayerScores, pair: int, row: int) -> dict[str, float]:

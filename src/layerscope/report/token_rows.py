@@ -7,12 +7,13 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
-from layerscope.artifacts import to_plain
+from layerscope.artifacts import Headline, to_plain
 from layerscope.artifacts.token_scores import TokenScores
 from layerscope.report.token_sentences import token_sentences
 from layerscope.report.token_statistics import (
     CHANGE,
     CONTROL_OF,
+    SIMILARITY,
     Estimate,
     TokenAnalysis,
     ViewStatistics,
@@ -88,6 +89,7 @@ def token_summary(analysis: TokenAnalysis) -> dict[str, Any]:
     """
     sentences = token_sentences(analysis)
     record = {
+        "headline": _headline(analysis),
         "counts": {
             "images": analysis.n_images,
             "skipped": len(analysis.scores.skipped),
@@ -101,6 +103,18 @@ def token_summary(analysis: TokenAnalysis) -> dict[str, Any]:
         "not_measured": _not_measured(analysis),
     }
     return dict(to_plain(record))
+
+
+def _headline(analysis: TokenAnalysis) -> Headline:
+    """In the last layer: what the first compared view changes; without one, how alike neighbouring tokens are."""
+    for view in analysis.compared:
+        if (change := view.at(CHANGE)).known:
+            return Headline(f"{CHANGE} of {view.view} at {view.layer[-1]}", change.value, change.lo, change.hi)
+    if not analysis.views:
+        return Headline(SIMILARITY)
+    first = analysis.views[0]
+    alike = first.at(SIMILARITY)
+    return Headline(f"{SIMILARITY} at {first.layer[-1]}", alike.value, alike.lo, alike.hi)
 
 
 def _view(view: ViewStatistics) -> dict[str, Any]:

@@ -7,10 +7,9 @@ import math
 from layerscope.report.figure_style import percent
 from layerscope.report.sample_means import FEW_UNITS
 from layerscope.report.sentences import control_in_words, short, significant
-from layerscope.report.token_statistics import CHANGE, Estimate, TokenAnalysis, ViewStatistics, change_ratio
+from layerscope.report.token_statistics import CHANGE, SIMILARITY, Estimate, TokenAnalysis, ViewStatistics, change_ratio
 from layerscope.report.token_views import view_words
 
-_SIMILARITY = "neighbour_similarity"
 _DIGITS = 2
 
 
@@ -54,7 +53,7 @@ def similarity_number(analysis: TokenAnalysis, value: float, sign: bool = False)
 
 
 def _alike(analysis: TokenAnalysis, view: ViewStatistics) -> str:
-    neighbours, cls = view.at(_SIMILARITY), view.at("cls_similarity")
+    neighbours, cls = view.at(SIMILARITY), view.at("cls_similarity")
     parts = []
     if neighbours.known:
         parts.append(f"neighbouring tokens are alike by {_similarity(analysis, neighbours)}")
@@ -116,7 +115,7 @@ def _change(analysis: TokenAnalysis, view: ViewStatistics) -> str:
 
 
 def _differences(analysis: TokenAnalysis, view: ViewStatistics) -> str:
-    difference, first = view.difference_at(_SIMILARITY), analysis.views[0]
+    difference, first = view.difference_at(SIMILARITY), analysis.views[0]
     if not difference.known:
         return ""
     name, amount = view_in_words(view), _similarity(analysis, difference, sign=True)
@@ -124,9 +123,9 @@ def _differences(analysis: TokenAnalysis, view: ViewStatistics) -> str:
     text = f"In {name} the similarity of neighbours differs by {amount} {where}"
     if difference.value == difference.lo == difference.hi == 0:
         return f"In {name} the similarity of neighbours is the same {where}."
-    layers = [layer for layer in range(len(view.layer)) if view.difference_at(_SIMILARITY, layer).known]
+    layers = [layer for layer in range(len(view.layer)) if view.difference_at(SIMILARITY, layer).known]
     if len(layers) > 1 and math.isfinite(difference.lo):
-        sure = [layer for layer in layers if view.difference_at(_SIMILARITY, layer).sure]
+        sure = [layer for layer in layers if view.difference_at(SIMILARITY, layer).sure]
         text += f", surely in {len(sure)} of {len(layers)} layers" if sure else ", surely in no layer"
         text += f" ({percent(analysis.settings.level)} band over all layers)"
     return f"{text}."
@@ -135,7 +134,7 @@ def _differences(analysis: TokenAnalysis, view: ViewStatistics) -> str:
 def _two_models(analysis: TokenAnalysis, view: ViewStatistics) -> str:
     """Both levels and no verdict: those of two models say nothing by themselves."""
     first = analysis.views[0]
-    mine, other = view.at(_SIMILARITY), first.at(_SIMILARITY)
+    mine, other = view.at(SIMILARITY), first.at(SIMILARITY)
     if not (mine.known and other.known):
         return ""
     return (

@@ -22,6 +22,7 @@ CONTROL_OF = {"border_drop": "shifted_border_drop", "token_change_auroc": "shift
 """Figures of a mask, each with the same figure of shifted masks: what it would be at any other place."""
 
 CHANGE = "token_change"
+SIMILARITY = "neighbour_similarity"
 _NORMS = ("norm_median", "norm_max")
 _SIMILARITIES = ("_similarity", "border_drop")
 """How figures end that are similarities, or differences of two."""

@@ -18,6 +18,7 @@ from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, DataError
 from layerscope.functional.controls import controls_by_name
 from layerscope.functional.noise import add_noise, sample_noise
+from layerscope.metrics.image_quality import QUALITY, ImageQuality
 from layerscope.metrics.latents import LatentStatistics
 from layerscope.metrics.table import IndexedTable
 from layerscope.protocols import Autoencoder, FeatureTeacher, Posterior, Teacher
@@ -27,6 +28,7 @@ from layerscope.tasks.diagnosis.feature_comparison import (
     similarity_names,
     some_of,
 )
+from layerscope.tasks.diagnosis.latent_cost import LatentCost, rate_obstacle
 from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseSettings, chosen_latent
 from layerscope.tasks.scoring import check_finite, check_label_count
 from layerscope.tasks.thresholds import ThresholdSettings, resolve_thresholds
@@ -40,6 +42,8 @@ _KEPT_LATENT_BYTES = 256 * 2**20
 
 class BottleneckDiagnosis(LightningModule):
     """E1 and E2: the teacher's view of originals, reconstructions, noisy reconstructions and controls.
+
+    Beside it what a comparison of autoencoders asks for: quality of the reconstruction without noise, rate, times.
 
     Each image is encoded once. Its noisy latents share one noise per draw along the whole sweep and are decoded in
     chunks; the teacher's view of the original is computed once. Results are collected by row number, so batch
@@ -141,8 +145,10 @@ class BottleneckDiagnosis(LightningModule):
         }
 
     def not_measured(self) -> list[dict[str, str]]:
-        """Parts of the diagnosis that this teacher does not allow."""
-        missing = []
+        """Parts of the diagnosis that this teacher, autoencoder or machine does not allow."""
+        missing = [{"what": name.upper(), "reason": reason} for name, reason in self._quality_obstacles.items()]
+        if reason := rate_obstacle(self._rates):
+            missing.append({"what": "rate_bits", "reason": reason})
         if not self._names_of_similarity:
             missing.append(
                 {
@@ -153,6 +159,10 @@ class BottleneckDiagnosis(LightningModule):
             )
         return missing
 
+    def cost(self) -> dict[str, Any]:
+        """What an image's latent costs with this autoencoder on this process's device; see ``LatentCost.record``."""
+        return self._cost.record(tuple(self._latent_shape), self._rates)
+
     # -- the loop ------------------------------------------------------------------------------------------------
 
     def on_test_start(self) -> None:
@@ -161,6 +171,8 @@ class BottleneckDiagnosis(LightningModule):
         loader = self.trainer.test_dataloaders
         if not isinstance(loader, DataLoader):
             raise ConfigurationError("BottleneckDiagnosis needs one evaluation dataloader with a map-style dataset.")
+        self._quality = ImageQuality()
+        self._cost = LatentCost(self.autoencoder, self.device)
         self._calibrate(loader)
         teacher = cast(nn.Module, self.teacher)
         self.teacher_hash = teacher_hash(teacher, data)
@@ -172,6 +184,8 @@ class BottleneckDiagnosis(LightningModule):
             {
                 "logits": (conditions, labels),
                 "similarity": (conditions, len(self._names_of_similarity)),
+                "quality": (len(QUALITY),),
+                "rate": (),
                 "target": (labels,),
                 "known": (labels,),
             },
@@ -185,7 +199,7 @@ class BottleneckDiagnosis(LightningModule):
         original = self._look(image)
         check_finite(original.logits, ids, "the original")
         reference = OriginalFeatures(original)
-        z = self._encoded(image, ids)
+        z, rate = self._encoded(image, ids)
         logits = image.new_zeros(len(image), len(self.conditions), original.logits.shape[1], dtype=torch.float32)
         similarity = logits.new_ones(len(image), len(self.conditions), len(self._names_of_similarity))
         images: dict[str, Tensor] = {"real": image}
@@ -203,7 +217,8 @@ class BottleneckDiagnosis(LightningModule):
             return [_Part(place, slice(0, len(image)))]
 
         logits[:, 0] = original.logits
-        recon = self._decode(z)
+        with self._cost.decoding.timing(len(image)):
+            recon = self._decode(z)
         self._announce(1, len(image))
         judge(recon, whole(1), "the reconstruction")
         images["recon"] = recon
@@ -218,7 +233,14 @@ class BottleneckDiagnosis(LightningModule):
             judge(control(image), whole(place), f"control {name}")
         self.table.update(
             batch["index"],
-            {"logits": logits, "similarity": similarity, "target": batch["target"], "known": batch["known"]},
+            {
+                "logits": logits,
+                "similarity": similarity,
+                "quality": self._quality(recon, image),
+                "rate": rate,
+                "target": batch["target"],
+                "known": batch["known"],
+            },
         )
         return DiagnosisOutput(ids, batch["index"], batch["target"], batch["known"], logits, images)
 
@@ -227,6 +249,9 @@ class BottleneckDiagnosis(LightningModule):
         data = labelled_data(self.trainer)
         groups = data.evaluated_groups()
         assert self.thresholds is not None
+        self._rates = columns["rate"]
+        self._quality_obstacles = self._quality.obstacles(columns["quality"], self._image_shape[1:])
+        measured = [name not in self._quality_obstacles for name in QUALITY]
         self.scores = BottleneckScores(
             id=np.array(cast(Any, self.trainer.test_dataloaders).dataset.ids),
             group=np.array(groups if groups is not None else [], dtype=str),
@@ -247,8 +272,8 @@ class BottleneckDiagnosis(LightningModule):
             similarity_name=np.array(self._names_of_similarity, dtype=str),
             similarity=columns["similarity"].transpose(1, 0, 2).copy(),
             similarity_null=self._null.cpu().numpy(),
-            quality_name=np.array([], dtype=str),
-            quality=np.zeros((len(columns["target"]), 0), dtype=np.float32),
+            quality_name=np.array(QUALITY)[measured],
+            quality=columns["quality"][:, measured],
             threshold_global=self.thresholds.global_logit,
             threshold_label=np.asarray(self.thresholds.label_logit, dtype=np.float64),
             threshold_source=self.threshold_settings.file or "fitted on real val in this run",
@@ -263,15 +288,18 @@ class BottleneckDiagnosis(LightningModule):
         # networks with `view` refuse.
         return TeacherFeatures(self.teacher(image.contiguous()).float())
 
-    def _latent(self, posterior: Posterior, ids: list[str]) -> Tensor:
-        return chosen_latent(posterior, ids, self.posterior, self.noise.seed)
+    def _encode(self, image: Tensor, ids: list[str]) -> tuple[Tensor, Tensor]:
+        """Raw latents (B, C, h, w) and their rates (B,) in bits."""
+        with self._cost.encoding.timing(len(image)):
+            posterior: Posterior = self.autoencoder.encode(image)
+        return chosen_latent(posterior, ids, self.posterior, self.noise.seed), self._cost.rate(posterior)
 
-    def _encoded(self, image: Tensor, ids: list[str]) -> Tensor:
-        """Latents (B, C, h, w); those that were kept when the latent statistics were measured are not encoded again."""
-        new = [row for row, name in enumerate(ids) if name not in self._kept_latents]
-        encoded = iter(self._latent(self.autoencoder.encode(image[new]), [ids[row] for row in new]) if new else ())
-        kept = self._kept_latents
-        return torch.stack([kept.pop(name) if name in kept else next(encoded) for name in ids])
+    def _encoded(self, image: Tensor, ids: list[str]) -> tuple[Tensor, Tensor]:
+        """The same; what was kept when the latent statistics were measured is not encoded again."""
+        new = [row for row, name in enumerate(ids) if name not in self._kept]
+        encoded = zip(*self._encode(image[new], [ids[row] for row in new])) if new else iter(())
+        latents, rates = zip(*(self._kept.pop(name) if name in self._kept else next(encoded) for name in ids))
+        return torch.stack(latents), torch.stack(rates)
 
     def _decode(self, z: Tensor) -> Tensor:
         """Decoded in chunks, clamped to the range an image file can hold."""
@@ -326,7 +354,7 @@ class BottleneckDiagnosis(LightningModule):
         null: list[Tensor] = []
         previous: TeacherFeatures | None = None
         self._names_of_similarity: list[str] = []
-        self._kept_latents: dict[str, Tensor] = {}
+        self._kept: dict[str, tuple[Tensor, Tensor]] = {}
         precision = self.trainer.precision_plugin
         for batch in images:
             image = precision.convert_input(batch["image"].to(self.device))
@@ -335,8 +363,8 @@ class BottleneckDiagnosis(LightningModule):
             self._check_size(image, batch["id"])
             # Lightning enters the precision's context for steps only.
             with precision.forward_context():
-                z = self._latent(self.autoencoder.encode(image), batch["id"])
-                self._keep(z, batch["id"])
+                z, rate = self._encode(image, batch["id"])
+                self._keep(z, rate, batch["id"])
                 if self.noise.latent_normalisation == "config":
                     z = self.autoencoder.scale(z)
                 seen = self._look(image)
@@ -355,10 +383,10 @@ class BottleneckDiagnosis(LightningModule):
         self._null = torch.cat(null) if null else torch.zeros(0, len(self._names_of_similarity))
         self._calibration_images = int(statistics.images)
 
-    def _keep(self, z: Tensor, ids: list[str]) -> None:
-        """Keeps the latents of measured images for the loop, as far as the budget goes."""
-        room = _KEPT_LATENT_BYTES // (z[0].numel() * z.element_size()) - len(self._kept_latents)
-        self._kept_latents.update(zip(ids[: max(room, 0)], z.unbind()))
+    def _keep(self, z: Tensor, rate: Tensor, ids: list[str]) -> None:
+        """Keeps latents and rates of measured images for the loop, as far as the budget goes."""
+        room = _KEPT_LATENT_BYTES // (z[0].numel() * z.element_size()) - len(self._kept)
+        self._kept.update(zip(ids[: max(room, 0)], zip(z.unbind(), rate.unbind())))
 
     def _check_size(self, image: Tensor, ids: list[str]) -> None:
         height, width = image.shape[-2:]
