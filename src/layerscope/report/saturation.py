@@ -70,7 +70,9 @@ def widen_macro(macro: Estimates, label: Estimates, used: np.ndarray, saturated:
     for g in np.flatnonzero((saturated & used).any(axis=1)):
         some = saturated[g] & used
         macro.delta_lo[g, 0], macro.delta_hi[g, 0] = with_unseen(
-            *(float(cell[g, 0]) for cell in (macro.delta, macro.delta_lo, macro.delta_hi)),
+            float(macro.delta[g, 0]),
+            float(macro.delta_lo[g, 0]),
+            float(macro.delta_hi[g, 0]),
             label.delta_lo[g, some],
             label.delta_hi[g, some],
             int(used.sum()),
