@@ -109,6 +109,14 @@ class LabelledData(Protocol):
 
 
 @runtime_checkable
+class SplitIds(Protocol):
+    """A datamodule that tells which images belong to which split without reading any."""
+
+    def split_ids(self, split: str) -> list[str]:
+        """Ids of train, val or test; none where the split is empty."""
+
+
+@runtime_checkable
 class NamedLayers(Protocol):
     """A model (a ``torch.nn.Module``) that says by which names users know its layers; any other is its own root."""
 

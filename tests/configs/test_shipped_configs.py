@@ -35,7 +35,9 @@ from layerscope.models.transformers_backbone import TransformersBackbone
 CONFIGS = shipped("configs")
 # What each folder's configurations are for.
 VERBS = {"classifier/train": "fit", "classifier/eval": "test", "vae/train": "fit", "vae/diagnostic": "test"}
-VERBS |= {"vae/reconstruct": "predict", "pairs": "test", "tokens": "test"}
+VERBS |= {"vae/reconstruct": "predict", "pairs": "test", "tokens": "test", "classifier/mixing": "fit"}
+# Folders of configurations that change another one, and the one they are tried with.
+OVERLAYS = {"classifier/mixing": "classifier/train/phantom.yaml"}
 NO_RUNS = ("labels", "vae/architectures")
 
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
@@ -58,6 +60,24 @@ PICTURED = ("tiny_random", "reconstruction", "two_models")
 # What the layers that each configuration of pairs watches are called.
 WATCHED = {"timm.yaml": r"blocks\.\d+", "transformers.yaml": r"(vision_model\.)?encoder\.layers\.\d+"}
 WATCHED |= {"phantom.yaml": r"(encoder|decoder)\..+"}
+
+
+def files(path: Path) -> list[Path]:
+    """A configuration, after the one it changes if it is no whole one."""
+    return [*(Path(base) for folder, base in OVERLAYS.items() if folder == str(path.parent)), path]
+
+
+def read(path: Path) -> dict[str, Any]:
+    """What a configuration says, with the one it changes."""
+    *bases, own = (yaml.safe_load((CONFIGS / file).read_text()) for file in files(path))
+    return merged(bases[0], own) if bases else own
+
+
+def merged(base: Any, changes: Any) -> Any:
+    """As a second ``--config`` changes the first: a list is replaced whole."""
+    if not (isinstance(base, dict) and isinstance(changes, dict)):
+        return changes
+    return base | {key: merged(base.get(key), value) for key, value in changes.items()}
 
 
 @dataclass(frozen=True)
@@ -218,6 +238,8 @@ def overrides(config: dict[str, Any], verb: str, local: StandIns) -> Iterator[st
         for key, value in stand_ins.items()
         if key in autoencoder
     )
+    if "mixing" in model:
+        yield f"--model.init_args.mixing.autoencoder.init_args.source={local.vae}"
     if "file" in model.get("thresholds", {}):
         yield f"--model.init_args.thresholds.file={local.thresholds}"
 
@@ -276,9 +298,10 @@ def test_every_configuration_has_a_purpose() -> None:
 def test_it_parses_as_shipped(path: Path, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: Any) -> None:
     """With nothing but the file's own settings; no class is built and nothing is read."""
     monkeypatch.chdir(tmp_path)
-    assert main([VERBS[str(path.parent)], "--config", f"configs/{path}", "--print_config"]) == 0
+    named = [f"--config=configs/{file}" for file in files(path)]
+    assert main([VERBS[str(path.parent)], *named, "--print_config"]) == 0
     shown = yaml.safe_load(capsys.readouterr().out)
-    written = yaml.safe_load((CONFIGS / path).read_text())
+    written = read(path)
     assert shown["experiment_name"] == written["experiment_name"]
     assert shown["output_root"].startswith("outputs/")
     assert shown["seed_everything"] is not None
@@ -288,7 +311,7 @@ def test_it_parses_as_shipped(path: Path, capsys: pytest.CaptureFixture[str], tm
 @pytest.mark.parametrize("path", RUNS, ids=str)
 def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    config, verb = yaml.safe_load((CONFIGS / path).read_text()), VERBS[str(path.parent)]
+    config, verb = read(path), VERBS[str(path.parent)]
     match path.parts[0]:
         case "pairs":
             arguments = list(pair_overrides(config, stand_ins))
@@ -296,7 +319,8 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             arguments = list(token_overrides(config, stand_ins))
         case _:
             arguments = list(overrides(config, verb, stand_ins))
-    assert main([verb, "--debug", "--allow-import=stand_ins", "--config", f"configs/{path}", *arguments]) == 0
+    named = [f"--config=configs/{file}" for file in files(path)]
+    assert main([verb, "--debug", "--allow-import=stand_ins", *named, *arguments]) == 0
     run = tmp_path / config["output_root"] / config["experiment_name"]
     summary = read_summary(run)
     assert summary["headline"].keys() == {"figure", "value", "ci_lo", "ci_hi"}
@@ -318,6 +342,15 @@ def test_it_runs(path: Path, stand_ins: StandIns, tmp_path: Path, monkeypatch: p
             assert {"best.ckpt", "last.ckpt"} == {file.name for file in (run / "checkpoints").iterdir()}
             assert summary["headline"]["figure"] == "val/mAP"
             assert summary["headline"]["value"] == pytest.approx(summary["metrics"]["val/mAP"])
+        case "classifier/mixing":
+            mixing = config["model"]["init_args"]["mixing"]
+            said = summary["mixing"]
+            assert said["fractions"]["image"] == 1 - mixing["mix"]
+            assert said["fractions"]["noisy_reconstruction"] == mixing["mix"] * mixing["noisy"] > 0
+            assert said["autoencoder_weights"] == weights_hash(DiffusersAutoencoder(source=str(stand_ins.vae)))
+            kept = len(list((tmp_path / mixing["cache"]).rglob("*.npy")))
+            assert kept == round(8 * summary["metrics"]["train/mixed_fraction"]) > 0
+            assert summary["metrics"]["train/cache_hits"] == 0
         case "vae/reconstruct":
             rows = read_csv(run / "reconstruction.csv")
             assert len(rows) == 8 == summary["counts"]["images"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback
@@ -12,6 +12,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from layerscope.artifacts import Headline
 from layerscope.callbacks.results import provenance
 from layerscope.callbacks.run_folder import run_folder
+
+
+@runtime_checkable
+class DescribedTraining(Protocol):
+    """A task that has more to say in the summary of its training."""
+
+    def describe(self) -> dict[str, Any]:
+        """Entries of the summary; plain values."""
 
 
 class TrainingSummary(Callback):
@@ -38,6 +46,7 @@ class TrainingSummary(Callback):
                     "best_score": float(checkpoint.best_model_score)
                     if getattr(checkpoint, "best_model_score", None) is not None
                     else None,
+                    **(pl_module.describe() if isinstance(pl_module, DescribedTraining) else {}),
                     **provenance(trainer, "train"),
                 },
             )

@@ -123,6 +123,13 @@ class ImageDataModule(LightningDataModule):
             )
         return self._datasets[split]
 
+    def split_ids(self, split: str) -> list[str]:
+        """All ids that the table lists for a split, whatever ``limit``; none where it is empty.
+
+        No image file is looked for, so test may be asked for while a training runs.
+        """
+        return [record.id for record in self.table.splits.get(split, ())]
+
     def evaluated_groups(self) -> list[str] | None:
         """Group (patient) of each row of ``eval_split``; None where the data has no groups."""
         return self.dataset(self.eval_split).groups

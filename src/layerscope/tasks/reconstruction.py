@@ -14,7 +14,7 @@ from layerscope.data.hashing import weights_hash
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.controls import from_uint8, to_uint8
 from layerscope.functional.reconstruction import psnr, ssim
-from layerscope.protocols import Autoencoder
+from layerscope.protocols import Autoencoder, Denoiser
 from layerscope.tasks.diagnosis.latent_space import (
     LatentSpace,
     NoiseProcess,
@@ -123,7 +123,16 @@ class Reconstruction(LightningModule):
         stored = [self.stored(name, size) if self.stored is not None else None for name in ids]
         # The whole batch, also where only one is missing: in another batch the arithmetic may round differently.
         if any(picture is None for picture in stored):
-            pictures = to_uint8(self._reconstruct(image, ids))
+            pictures = reconstruct(
+                self.autoencoder,
+                image,
+                ids,
+                self.posterior,
+                self.noise,
+                self.timestep,
+                self._space,
+                self.denoiser,
+            )
         else:
             pictures = torch.empty(image.shape, dtype=torch.uint8, device=image.device)
         for row, picture in enumerate(stored):
@@ -132,23 +141,43 @@ class Reconstruction(LightningModule):
         recon, original = from_uint8(pictures), image.float()
         return ReconstructedBatch(ids, batch["index"], original, recon, psnr(recon, original), ssim(recon, original))
 
-    def _reconstruct(self, image: Tensor, ids: list[str]) -> Tensor:
-        z = chosen_latent(self.autoencoder.encode(image), ids, self.posterior, self.noise.seed)
-        if self._space is not None:
-            z = noisy_latent(z, ids, self.timestep, self.noise, self._space, self.denoiser)
-        recon = self.autoencoder.decode(z)
-        if recon.shape != image.shape:
-            raise ConfigurationError(
-                f"{type(self.autoencoder).__name__} decodes images of {tuple(image.shape[1:])} to "
-                f"{tuple(recon.shape[1:])} (channels, height, width), which do not compare. Set "
-                "data.init_args.image_size or data.init_args.center_crop_size to a multiple of its downsampling, "
-                f"{self.autoencoder.downsampling}."
-            )
-        finite = torch.isfinite(recon).flatten(1).all(dim=1).tolist()
-        if not all(finite):
-            bad = [name for name, ok in zip(ids, finite) if not ok]
-            raise NumericalError(
-                f"The reconstruction of {len(bad)} images is NaN or infinite (first: {', '.join(bad[:5])}). Check the "
-                "autoencoder's weights, or run in 32-bit precision (SDXL's VAE overflows in float16)."
-            )
-        return recon
+
+def reconstruct(
+    autoencoder: Autoencoder,
+    image: Tensor,
+    ids: list[str],
+    posterior: Literal["mode", "sample"],
+    noise: NoiseProcess,
+    timestep: int = 0,
+    space: LatentSpace | None = None,
+    denoiser: Denoiser | None = None,
+    draw: int = 0,
+) -> Tensor:
+    """Images (B, 3, H, W) in [-1, 1] as an 8-bit file holds their reconstructions: uint8, the same shape.
+
+    space: units of the latent noise of ``timestep``, which is the number ``draw`` of each sample; without it no noise
+        is added.
+
+    Raises:
+        ConfigurationError: the autoencoder gives images of another size.
+        NumericalError: a reconstruction is NaN or infinite.
+    """
+    z = chosen_latent(autoencoder.encode(image), ids, posterior, noise.seed)
+    if space is not None:
+        z = noisy_latent(z, ids, timestep, noise, space, denoiser, draw)
+    recon = autoencoder.decode(z)
+    if recon.shape != image.shape:
+        raise ConfigurationError(
+            f"{type(autoencoder).__name__} decodes images of {tuple(image.shape[1:])} to "
+            f"{tuple(recon.shape[1:])} (channels, height, width), which do not compare. Set "
+            "data.init_args.image_size or data.init_args.center_crop_size to a multiple of its downsampling, "
+            f"{autoencoder.downsampling}."
+        )
+    finite = torch.isfinite(recon).flatten(1).all(dim=1).tolist()
+    if not all(finite):
+        bad = [name for name, ok in zip(ids, finite) if not ok]
+        raise NumericalError(
+            f"The reconstruction of {len(bad)} images is NaN or infinite (first: {', '.join(bad[:5])}). Check the "
+            "autoencoder's weights, or run in 32-bit precision (SDXL's VAE overflows in float16)."
+        )
+    return to_uint8(recon)

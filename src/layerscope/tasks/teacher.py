@@ -18,6 +18,7 @@ from layerscope.data.hashing import teacher_hash
 from layerscope.data.labelled import labelled_data
 from layerscope.errors import ConfigurationError, NumericalError
 from layerscope.functional.ranking import auroc, average_precision, macro
+from layerscope.tasks.mixing import Mixer, Mixing
 from layerscope.tasks.optimization import LearningRateSchedule, with_schedule
 from layerscope.tasks.scoring import check_finite, check_label_count, scores_table, to_scores
 from layerscope.tasks.thresholds import search_on_val
@@ -68,6 +69,8 @@ class TeacherTraining(LightningModule):
         lr_schedule: ``cosine`` to zero over the whole training, or ``constant``; both after ``warmup_fraction``.
         warmup_fraction: share of the training steps with linearly rising learning rate.
         augmentation: random changes of the training images.
+        mixing: reconstructions in the place of some training images, before the random changes. Validation, test and
+            prediction see real images only.
     """
 
     def __init__(
@@ -80,6 +83,7 @@ class TeacherTraining(LightningModule):
         lr_schedule: LearningRateSchedule = "cosine",
         warmup_fraction: float = 0.05,
         augmentation: Augmentation = Augmentation(),  # noqa: B008 — never changed
+        mixing: Mixing | None = None,
     ) -> None:
         super().__init__()
         self.teacher = teacher
@@ -91,6 +95,7 @@ class TeacherTraining(LightningModule):
         self.lr_schedule = lr_schedule
         self.warmup_fraction = warmup_fraction
         self.augment = augmentation.build()
+        self.mixer = None if mixing is None else Mixer(mixing)
         # No buffer: it is known only when training starts, and weight averaging has copied the buffers by then.
         self._pos_weight: Tensor | None = None
         self.scores: ClassifierScores | None = None
@@ -123,9 +128,16 @@ class TeacherTraining(LightningModule):
                 self._pos_weight = torch.tensor(self.pos_weight, dtype=torch.float32)
             case _:
                 raise ConfigurationError(f"pos_weight is {self.pos_weight!r}: expected a list, balanced or null.")
+        if self.mixer is not None:
+            self.mixer.start(self)
+
+    def on_train_epoch_start(self) -> None:
+        if self.mixer is not None:
+            self.mixer.start_epoch()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        image = torch.stack([self.augment((one + 1) / 2) for one in batch["image"]]) * 2 - 1
+        seen = batch["image"] if self.mixer is None else self.mixer.mix(batch, self.current_epoch)
+        image = torch.stack([self.augment((one + 1) / 2) for one in seen]) * 2 - 1
         loss = self._loss(self.teacher(image), batch["target"], batch["known"])
         if not torch.isfinite(loss):
             raise NumericalError(
@@ -134,6 +146,15 @@ class TeacherTraining(LightningModule):
             )
         self.log("train/loss", loss, prog_bar=True, batch_size=len(image))
         return loss
+
+    def on_train_epoch_end(self) -> None:
+        if self.mixer is not None:
+            figures = {f"train/{name}": value for name, value in self.mixer.figures().items()}
+            self.log_dict(figures, sync_dist=True)
+
+    def describe(self) -> dict[str, Any]:
+        """What the summary of a training says besides its figures."""
+        return {} if self.mixer is None else {"mixing": self.mixer.describe()}
 
     def _loss(self, logits: Tensor, target: Tensor, known: Tensor) -> Tensor:
         """Mean over the known labels of the batch; zero where none is known."""

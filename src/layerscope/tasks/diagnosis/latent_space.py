@@ -12,6 +12,7 @@ from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from layerscope.data.hashing import tensors_hash
 from layerscope.data.images_to_measure import images_to_measure
 from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.noise import (
@@ -42,7 +43,7 @@ class NoiseProcess:
         betas: with ``custom``: the betas of a variance-preserving process, steps counted from 0.
         latent_normalisation: ``measured`` subtracts the mean and divides by the standard deviation per channel,
             measured on this data with this encoder; ``config`` uses the autoencoder's own scaling and shift factors.
-        latent_statistics_images: number of images of the evaluated split to measure on, chosen by a hash of their ids.
+        latent_statistics_images: number of images of the split in use to measure on, chosen by a hash of their ids.
         denoiser: ``none`` decodes the noisy latent, which tests the decoder's robustness; ``wiener`` decodes its
             linear estimate, which tests what information is left; or a module of your own by class_path, called
             as ``denoiser(z, alpha, sigma)``.
@@ -138,6 +139,10 @@ class LatentSpace:
         self._offset = (torch.zeros_like(self.mean) if self._measured else self.mean).float()[:, None, None]
         self.variance = float(self._power[live].mean()) if bool(live.any()) else 0.0
 
+    def hash(self) -> str:
+        """SHA-256 over what was measured."""
+        return tensors_hash({"mean": self.mean, "std": self.std, "power": self._power})
+
     def effective_log_snr(self, log_snr: float) -> float:
         """The schedule's log-SNR corrected by the latent's real variance in noise units."""
         return log_snr + math.log(self.variance) if self.variance > 0 else -math.inf
@@ -232,14 +237,21 @@ def measure_latent_space(
 
 
 def noisy_latent(
-    z: Tensor, ids: list[str], t: int, noise: NoiseProcess, space: LatentSpace, denoise: Denoiser | None = None
+    z: Tensor,
+    ids: list[str],
+    t: int,
+    noise: NoiseProcess,
+    space: LatentSpace,
+    denoise: Denoiser | None = None,
+    draw: int = 0,
 ) -> Tensor:
-    """Raw latents (B, C, h, w) after the noise of step ``t``, the first draw of each sample, and the denoiser.
+    """Raw latents (B, C, h, w) after the noise of step ``t`` and the denoiser.
 
     denoise: in the place of a built-in one that ``noise`` names.
+    draw: number of each sample's draw of noise; 0 is the first.
     """
     clean = space.normalise(z)
     alpha, sigma = noise.schedule().alpha_sigma(t)
-    eps = sample_noise(ids, clean.shape[1:], noise.seed, 0).to(clean)
+    eps = sample_noise(ids, clean.shape[1:], noise.seed, draw).to(clean)
     estimate = denoise or space.denoiser(noise.denoiser)
     return space.unnormalise(estimate(add_noise(clean, eps, alpha, sigma), alpha, sigma)).to(z.dtype)
