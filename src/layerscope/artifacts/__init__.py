@@ -30,7 +30,9 @@ from layerscope.artifacts.tables import (
     LONG_COLUMNS,
     PAIR_COLUMNS,
     PAIRWISE_COLUMNS,
+    SWEEP_COLUMNS,
     TOKEN_COLUMNS,
+    format_csv,
     read_csv,
 )
 from layerscope.artifacts.thresholds import Thresholds
@@ -48,6 +50,7 @@ __all__ = [
     "PAIR_COLUMNS",
     "PARTIAL_SUFFIX",
     "SCHEMA_VERSION",
+    "SWEEP_COLUMNS",
     "TOKEN_COLUMNS",
     "UNFINISHED",
     "UNREPORTED_SCORES",
@@ -59,6 +62,7 @@ __all__ = [
     "Stage",
     "Thresholds",
     "encode_picture",
+    "format_csv",
     "mirrored_file_name",
     "npz_bytes",
     "open_run_directory",

@@ -139,6 +139,9 @@ PAIRWISE_COLUMNS = (
 family: the differences that are corrected together. ci_sim_lo, ci_sim_hi: hold for the whole family at once.
 """
 
+SWEEP_COLUMNS = ("name", "status", "seconds", "figure", "value", "ci_lo", "ci_hi", "run", "reason")
+"""Columns of sweep.csv, before those of the settings that the sweep varies, which are named as in configurations."""
+
 TEXT_COLUMNS = frozenset(
     {
         *("condition", "label", "metric", "flag", "state", "id", "group", "path", "reason"),
@@ -152,6 +155,8 @@ TEXT_COLUMNS = frozenset(
         *("view", "figure", "difference_from"),
         # Of comparison.csv and pairwise.csv.
         *("candidate", "run", "other", "family", "outcome"),
+        # Of sweep.csv.
+        *("name", "status"),
     }
 )
 """Columns that hold text; every other column holds numbers."""

@@ -38,6 +38,10 @@ from layerscope.shipped import here_or_shipped, shipped
 # What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
 _TRUSTED = ["layerscope", "lightning", "torch", "torchmetrics", "torchvision", "timm", "diffusers", "transformers"]
 _VERBS = ("fit", "validate", "test", "predict")
+_OPTIONS = (
+    *("config", "model", "data", "trainer", "seed_everything", "ckpt_path"),
+    *("experiment_name", "output_root", "overwrite", "print_config"),
+)
 
 
 class LayerscopeCLI(LightningCLI):
@@ -145,6 +149,19 @@ def build_model(arguments: Sequence[str], allow_import: Sequence[str] = ()) -> t
     return cli.model, cli.config["test"]
 
 
+def check_arguments(verb: str, arguments: Sequence[str], allow_import: Sequence[str] = ()) -> None:
+    """Reads arguments as their verb does, and builds and claims nothing.
+
+    Raises:
+        ConfigurationError: they name what there is not, or a value that does not fit.
+    """
+    _prepare(allow_import)
+    try:
+        _ReadOnly(**_cli_options(verb, arguments))
+    except ArgumentError as error:
+        raise (explained_cause(error) or ConfigurationError(_readable(str(error)))) from error
+
+
 def _prepare(allow_import: Sequence[str]) -> None:
     """What holds for the whole process: quieter libraries, and which modules a configuration may import."""
     warnings.filterwarnings("ignore", message=".*args parameter is intended to run from within Python.*")
@@ -180,8 +197,8 @@ def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
     }
 
 
-class _ModelOnly(LayerscopeCLI):
-    """Reads a configuration as its verb does, and builds the model alone."""
+class _ReadOnly(LayerscopeCLI):
+    """Reads a configuration as its verb does, and builds nothing."""
 
     def _set_seed(self) -> None:
         """Changes no random numbers."""
@@ -190,12 +207,19 @@ class _ModelOnly(LayerscopeCLI):
         """Claims no run directory."""
 
     def instantiate_classes(self) -> None:
-        config = self.config.clone()
-        config[self.subcommand] = Namespace(model=config[self.subcommand]["model"])
-        self.model = self._get(self.parser.instantiate_classes(config), "model")
+        """Builds nothing."""
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs nothing."""
+
+
+class _ModelOnly(_ReadOnly):
+    """Builds the model alone."""
+
+    def instantiate_classes(self) -> None:
+        config = self.config.clone()
+        config[self.subcommand] = Namespace(model=config[self.subcommand]["model"])
+        self.model = self._get(self.parser.instantiate_classes(config), "model")
 
 
 class _Build:
@@ -296,10 +320,19 @@ def _readable(message: str) -> str:
     if re.search(r"arguments are required: (\w+\.)?model", message):
         message += ". Name a configuration with --config FILE; those in configs/ ship with layerscope."
     if unknown := re.search(r"class_path '([\w.]+)':\s+Option '(\w+)' is not accepted", message):
-        module, _, name = unknown[1].rpartition(".")
-        accepted = list(inspect.signature(getattr(sys.modules.get(module), name, object)).parameters)
-        near = difflib.get_close_matches(unknown[2], accepted, n=1)
-        message = message.rstrip(". \n") + (
-            f". Did you mean {near[0]}?" if near else f". {name} takes {', '.join(accepted)}." if accepted else "."
-        )
+        message = message.rstrip(". \n") + _meant(unknown[2], unknown[1])
+    elif unknown := re.search(r"(?:class_path '([\w.]+)':\s+)?unrecognized arguments: (--\S+)", message):
+        name = unknown[2].removeprefix("--").partition("=")[0].split(".")
+        if name[0] == "trainer" and len(name) > 1:
+            message = message.rstrip(". \n") + _meant(name[1], "lightning.pytorch.trainer.Trainer")
+        else:
+            message = message.rstrip(". \n") + _meant(name[0], unknown[1] or "")
     return message
+
+
+def _meant(name: str, class_path: str) -> str:
+    """Which parameter of a class, or which option of a verb, a name was probably to be."""
+    module, _, owner = class_path.rpartition(".")
+    accepted = list(inspect.signature(getattr(sys.modules.get(module), owner, object)).parameters) or list(_OPTIONS)
+    near = difflib.get_close_matches(name, accepted, n=1)
+    return f". Did you mean {near[0]}?" if near else f". {owner or 'The command line'} takes {', '.join(accepted)}."

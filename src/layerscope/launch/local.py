@@ -9,8 +9,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import SimpleQueue
@@ -20,11 +19,10 @@ from layerscope.launch.job import Job, Outcome
 from layerscope.launch.lock import locked
 from layerscope.launch.record import Start
 from layerscope.launch.schedule import Schedule, log_file
+from layerscope.launch.signals import SAME_SIGNAL_SECONDS, noted_signals
 from layerscope.launch.slots import Slot
 
 COMMAND = (sys.executable, "-m", "layerscope")
-SAME_SIGNAL_SECONDS = 1.0
-"""Signals so soon after the first are the same one: ``timeout`` and a terminal can send it twice."""
 
 
 def run_jobs(
@@ -57,7 +55,7 @@ def run_jobs(
         ConfigurationError: another command works in the folder, or a run in it was made with other settings; then
             nothing was started.
     """
-    with locked(folder) as lock, _signals() as events:
+    with locked(folder) as lock, noted_signals() as events:
         schedule = Schedule(jobs, folder, told, overwrite)
         runs = _Runs(command, lock, folder, events)
         try:
@@ -84,7 +82,7 @@ def _work(
         if not runs.at_work and (first is not None or events.empty()):
             break
         match events.get():
-            case _Ended() as end:
+            case Ended() as end:
                 run = runs.at_work.pop(end.name)
                 free.append(run.slot)
                 schedule.end(run.start, end.returncode, time.monotonic() - run.begun, run.log, run.printed())
@@ -98,7 +96,9 @@ def _work(
 
 
 @dataclass(frozen=True)
-class _Ended:
+class Ended:
+    """A process is gone: that of the job ``name``."""
+
     name: str
     returncode: int
 
@@ -149,7 +149,7 @@ class _Runs:
         watch.start()
 
     def _watch(self, name: str, process: subprocess.Popen[bytes]) -> None:
-        self._events.put(_Ended(name, process.wait()))
+        self._events.put(Ended(name, process.wait()))
 
     def send(self, number: int) -> None:
         """To the process that was started: it tells its own workers and ranks."""
@@ -165,25 +165,3 @@ class _Runs:
     def wait(self) -> None:
         for run in self.at_work.values():
             run.process.wait()
-
-
-@contextmanager
-def _signals() -> Iterator[SimpleQueue[Any]]:
-    """A queue with the numbers of signals; a closed terminal (SIGHUP) counts as SIGTERM, unless ``nohup`` ignores it.
-
-    Python allows it in the main thread alone; elsewhere the queue gets none.
-    """
-    events: SimpleQueue[Any] = SimpleQueue()
-    former: dict[signal.Signals, Any] = {}
-    if threading.current_thread() is threading.main_thread():
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-            if number is signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            meant = int(signal.SIGTERM if number is signal.SIGHUP else number)
-            # SimpleQueue.put may interrupt itself, as a handler of signals must.
-            former[number] = signal.signal(number, lambda *_, meant=meant: events.put(meant))
-    try:
-        yield events
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, signal.SIG_DFL if handler is None else handler)

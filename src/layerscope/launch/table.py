@@ -1,0 +1,88 @@
+"""What a sweep has found so far: sweep.csv and sweep.json."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from layerscope.artifacts import (
+    SCHEMA_VERSION,
+    SWEEP_COLUMNS,
+    format_csv,
+    read_summary,
+    write_file,
+    write_json_file,
+)
+from layerscope.errors import ArtifactError
+from layerscope.launch.job import Job, Outcome
+
+HEADLINE = ("figure", "value", "ci_lo", "ci_hi")
+
+
+class SweepTable:
+    """A row for each run of a sweep, in their order; written whole whenever one has ended.
+
+    Args:
+        folder: where the files go.
+        settings: of each job the settings that make it differ from the others, as the command line takes them.
+    """
+
+    def __init__(self, folder: Path, jobs: Sequence[Job], settings: Sequence[Mapping[str, str]]) -> None:
+        self._folder = folder
+        self._settings = dict(zip((job.name for job in jobs), settings))
+        self._keys = list(dict.fromkeys(key for values in settings for key in values))
+        self._earlier = _seconds(folder / "sweep.json")
+        self.rows: dict[str, dict[str, Any]] = {job.name: self._row(Outcome(job, "not started")) for job in jobs}
+
+    def note(self, outcome: Outcome) -> None:
+        """Takes in how a run ended, and writes the files."""
+        self.rows[outcome.job.name] = self._row(outcome)
+        self.write()
+
+    def write(self) -> None:
+        """sweep.csv and sweep.json; the latter has the settings in a mapping of their own."""
+        runs = [{**row, "settings": self._settings[name]} for name, row in self.rows.items()]
+        write_json_file(self._folder / "sweep.json", {"schema_version": SCHEMA_VERSION, "runs": runs})
+        # A setting may have the name of a column, in a command line of its own or tomorrow.
+        columns = {key: f"setting.{key}" if key in SWEEP_COLUMNS else key for key in self._keys}
+        rows = [
+            {**row, **{columns[key]: value for key, value in self._settings[name].items()}}
+            for name, row in self.rows.items()
+        ]
+        text = format_csv(rows, [*SWEEP_COLUMNS, *columns.values()])
+        write_file(self.path, text.encode())
+
+    @property
+    def path(self) -> Path:
+        """The table for spreadsheets; the JSON lies beside it."""
+        return self._folder / "sweep.csv"
+
+    def _row(self, outcome: Outcome) -> dict[str, Any]:
+        row: dict[str, Any] = dict.fromkeys(SWEEP_COLUMNS)
+        job = outcome.job
+        row |= {"name": job.name, "status": outcome.status, "seconds": outcome.seconds, "run": str(job.run)}
+        if outcome.skipped:
+            row["seconds"] = self._earlier.get(job.name)
+        if outcome.status == "finished":
+            row |= _headline(job)
+        return row | {"reason": outcome.reason}
+
+
+def _headline(job: Job) -> dict[str, Any]:
+    """The main figure of a run's summary; nothing where it has none."""
+    try:
+        headline = read_summary(job.run).get("headline")
+    except ArtifactError:
+        return {}
+    return {key: headline.get(key) for key in HEADLINE} if isinstance(headline, dict) else {}
+
+
+def _seconds(path: Path) -> dict[str, float]:
+    """How long runs took that had finished before, as the file from then says."""
+    try:
+        runs = json.loads(path.read_text(encoding="utf-8"))["runs"]
+        return {run["name"]: run["seconds"] for run in runs if run["status"] == "finished"}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
