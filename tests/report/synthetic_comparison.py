@@ -12,8 +12,21 @@ from layerscope.report.rows import MACRO, Row
 
 NAN = math.nan
 LABELS = ("ma", "hard exudate", "cup|disc", "$x_1$", "rare")
-DISPLAY = {"ma": "Microaneurysm", "hard exudate": "Hard exudate", "cup|disc": "Cup|disc", "$x_1$": "$x_1$", "rare": "Rare"}
-CONTROLS = {"roundtrip8": -0.0001, "jpeg_q95": -0.0004, "jpeg_q75": -0.006, "down2": -0.011, "down4": -0.05, "down8": -0.19}
+DISPLAY = {
+    "ma": "Microaneurysm",
+    "hard exudate": "Hard exudate",
+    "cup|disc": "Cup|disc",
+    "$x_1$": "$x_1$",
+    "rare": "Rare",
+}
+CONTROLS = {
+    "roundtrip8": -0.0001,
+    "jpeg_q95": -0.0004,
+    "jpeg_q75": -0.006,
+    "down2": -0.011,
+    "down4": -0.05,
+    "down8": -0.19,
+}
 TEN = {
     f"{family}_{width}ch": (loss * scale, width * 1024)
     for family, scale in (("base", 1.0), ("feat", 0.55), ("feat_noisy", 0.62))
@@ -35,7 +48,14 @@ def pair(candidate: str, other: str, value: float, half: float, margin: float = 
     inside = "no difference beyond the margin" if max(abs(lo), abs(hi)) < margin else "undecided"
     outcome = "better" if lo > 0 else "worse" if hi < 0 else inside
     empty: Row = dict.fromkeys(PAIRWISE_COLUMNS, NAN)
-    text = {"condition": RECON, "label": MACRO, "metric": "delta_auroc", "family": "macro", "outcome": outcome, "flag": ""}
+    text = {
+        "condition": RECON,
+        "label": MACRO,
+        "metric": "delta_auroc",
+        "family": "macro",
+        "outcome": outcome,
+        "flag": "",
+    }
     ends = {"difference": value, "ci_lo": value - half, "ci_hi": value + half, "ci_sim_lo": lo, "ci_sim_hi": hi}
     p = 0.0004 if outcome in ("better", "worse") else 0.4
     return {**empty, "candidate": candidate, "other": other, **text, **ends, "p": p, "p_holm": min(3 * p, 1.0), **cells}
@@ -87,7 +107,10 @@ def classifiers(baseline: str | None = "teacher a", names: Sequence[str] = ("tea
     """Teachers on real images."""
     rows, value = [], {name: 0.93 - 0.025 * place for place, name in enumerate(names)}
     for name in names:
-        rows += [row(name, "auroc", value[name], 0.01, condition="real"), row(name, "ap", value[name] - 0.3, 0.02, condition="real")]
+        rows += [
+            row(name, "auroc", value[name], 0.01, condition="real"),
+            row(name, "ap", value[name] - 0.3, 0.02, condition="real"),
+        ]
         rows += [
             row(name, "auroc", value[name] - 0.03 * k, 0.02, condition="real", label=label)
             for k, label in enumerate(LABELS)
@@ -98,7 +121,9 @@ def classifiers(baseline: str | None = "teacher a", names: Sequence[str] = ("tea
         for place, first in enumerate(names)
         for second in names[place + 1 :]
     ]
-    return _comparison("classifier", list(names), baseline, LABELS, {"rare": "fewer than 10 positives"}, rows, pairs, ())
+    return _comparison(
+        "classifier", list(names), baseline, LABELS, {"rare": "fewer than 10 positives"}, rows, pairs, ()
+    )
 
 
 def _comparison(
@@ -111,7 +136,10 @@ def _comparison(
     pairs: Sequence[Row],
     mismatches: Sequence[str],
 ) -> Comparison:
-    seeds = {name: list(dict.fromkeys(one["run"] for one in rows if one["candidate"] == name and one["run"])) for name in names}
+    seeds = {
+        name: list(dict.fromkeys(one["run"] for one in rows if one["candidate"] == name and one["run"]))
+        for name in names
+    }
     return Comparison(
         kind=kind,
         candidates=names,

@@ -31,6 +31,7 @@ verbs:
   validate   run a task's validation loop
   predict    run a task's prediction loop
   pair       in which layer two images differ        pair --img1 FILE --img2 FILE
+  compare    finished runs side by side              compare RUN... --output DIR
   layers     list the layers that can be watched     layers --config FILE [overrides]
   export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
@@ -100,6 +101,11 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
 
         return run(arguments, options.allow_import)
 
+    def compare(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.compare import main as run
+
+        return run(arguments)
+
     def layers(arguments: list[str], options: GlobalOptions) -> int:
         from layerscope.cli.layers import main as run
 
@@ -114,6 +120,7 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
         "demo": demo,
         "phantom": phantom,
         "pair": pair,
+        "compare": compare,
         "layers": layers,
         "export": export,
         **{verb: lightning(verb) for verb in ("fit", "validate", "test", "predict")},

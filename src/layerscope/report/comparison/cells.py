@@ -14,7 +14,7 @@ FORCED_FLAG = "forced: runs are not comparable"
 
 @dataclass(frozen=True)
 class Difference:
-    """``candidate`` minus ``other``, with its own interval, the simultaneous one of its family, p, and what it shows."""
+    """``candidate`` minus ``other``, with its own interval, its family's simultaneous one, p, and what it shows."""
 
     candidate: str
     other: str

@@ -15,7 +15,7 @@ from layerscope.report.comparison.cells import differences, main_metric, measure
 from layerscope.report.comparison.forests import draw_differences, draw_values
 from layerscope.report.comparison.label_map import columns, draw_label_map, label_cells
 from layerscope.report.comparison.looks import mark_forced
-from layerscope.report.comparison.noise_curves import draw_curves, with_curves
+from layerscope.report.comparison.noise_panels import draw_curves, with_curves
 from layerscope.report.comparison.pareto import ParetoNames, draw_pareto, sizes
 from layerscope.report.comparison.result import Comparison
 from layerscope.report.figure_style import (
@@ -45,7 +45,7 @@ _FEW = 5
 
 
 def comparison_figures(comparison: Comparison) -> tuple[dict[str, Figure], list[dict[str, str]]]:
-    """File name to figure, the overview first; and records ``what`` and ``reason`` of the figures that there are not."""
+    """File name to figure, the overview first; and records ``what`` and ``reason`` of those that there are not."""
     drawn: dict[str, Callable[[Comparison], Figure]] = {
         OVERVIEW: overview_figure,
         PARETO: pareto_figure,
@@ -132,7 +132,9 @@ def _bottleneck_sheet(comparison: Comparison) -> Figure:
         above = len(comparison.candidates) <= _FEW
         size = (6.2 * len(panels), rows + 3.7) if above else (12.4, max(rows, 3.4 * len(panels)))
         figure = Figure(figsize=size, layout="constrained")
-        shape = {"nrows": 2, "height_ratios": [rows, 3.7]} if above else {"ncols": 2, "width_ratios": [5.8, 6.6]}
+        shape: dict[str, Any] = (
+            {"nrows": 2, "height_ratios": [rows, 3.7]} if above else {"ncols": 2, "width_ratios": [5.8, 6.6]}
+        )
         first, rest = figure.subfigures(**shape)
         _forest_panel(first, comparison)
         cells = rest.subfigures(*((1, len(panels)) if above else (len(panels), 1)), squeeze=False).flat
@@ -155,7 +157,9 @@ def _forest_panel(figure: FigureBase, comparison: Comparison) -> None:
     draw_values(axes, comparison, "delta_auroc", "Δ macro AUROC to real images, without noise", signed=True)
     entries = [_interval_entry(comparison)]
     if any(seed_rows(comparison, name, "delta_auroc") for name in comparison.candidates):
-        entries.append(Line2D([], [], color=GREY, marker="|", markersize=5, linestyle="none", label="one training seed"))
+        entries.append(
+            Line2D([], [], color=GREY, marker="|", markersize=5, linestyle="none", label="one training seed")
+        )
     figure.legend(handles=entries, loc="outside lower center", ncols=2, **_QUIET)
 
 
@@ -163,7 +167,10 @@ def _pareto_panel(figure: FigureBase, comparison: Comparison) -> ParetoNames:
     axes = figure.add_subplot()
     plain_axes(axes)
     title(axes, "What a larger latent keeps")
-    entries = [Line2D([], [], color=GREY, linewidth=1.1, label="Pareto front"), _interval_entry(comparison, upright=True)]
+    entries = [
+        Line2D([], [], color=GREY, linewidth=1.1, label="Pareto front"),
+        _interval_entry(comparison, upright=True),
+    ]
     if comparison.controls:
         entries.append(Line2D([], [], color=LIGHT, linewidth=1.0, linestyle=(0, (4, 2)), label="known degradations"))
     figure.legend(handles=entries, loc="outside lower center", ncols=3, **_QUIET)
@@ -201,10 +208,8 @@ def _classifier_sheet(comparison: Comparison) -> Figure:
     return figure
 
 
-
-
 def _interval_entry(comparison: Comparison, upright: bool = False) -> Line2D:
-    look = {"marker": "|", "markersize": 9, "linestyle": "none"} if upright else {"linewidth": 1.4}
+    look: dict[str, Any] = {"marker": "|", "markersize": 9, "linestyle": "none"} if upright else {"linewidth": 1.4}
     return Line2D([], [], color=GREY, label=f"{percent(comparison.level)} interval", **look)
 
 

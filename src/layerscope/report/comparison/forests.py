@@ -75,8 +75,7 @@ def draw_differences(axes: Axes, comparison: Comparison, found: Sequence[Differe
 def _dot(axes: Axes, look: Look, place: float, value: float, lo: float, hi: float) -> None:
     bars = bar_lengths(np.array([value]), [lo], [hi])
     axes.errorbar([value], [place], xerr=bars, color=look.colour, linestyle="none", elinewidth=1.4, zorder=3)
-    marker = {"marker": look.marker, "markersize": look.size, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    axes.plot([value], [place], color=look.colour, linestyle="none", zorder=4, **marker)
+    axes.plot([value], [place], linestyle="none", zorder=4, **look.mark())
 
 
 def _interval(value: float, lo: float, hi: float, sign: bool) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -70,7 +71,7 @@ def draw_label_map(axes: Axes, comparison: Comparison) -> None:
     for (i, j), value in np.ndenumerate(values):
         if not math.isfinite(value) or left_out[i]:
             hatch = None if math.isfinite(value) else "////"
-            grey = {"facecolor": "#F2F2F2", "edgecolor": GREY, "hatch": hatch, "linewidth": 0}
+            grey: dict[str, Any] = {"facecolor": "#F2F2F2", "edgecolor": GREY, "hatch": hatch, "linewidth": 0}
             axes.add_patch(Rectangle((j - 0.5, i - 0.5), 1, 1, **grey))
         if not math.isfinite(value):
             continue
@@ -81,10 +82,12 @@ def draw_label_map(axes: Axes, comparison: Comparison) -> None:
     rows = label_names(comparison.labels, dict(comparison.display))
     axes.axhline(len(rows) - 0.5, color="white", linewidth=3)
     axes.set_yticks(range(len(rows) + 1), [*rows, "macro average"], fontsize=SMALL)
-    for tick, grey in zip(axes.get_yticklabels(), left_out):
-        tick.set_color(GREY if grey else BLACK)
+    for tick, out in zip(axes.get_yticklabels(), left_out):
+        tick.set_color(GREY if out else BLACK)
     shown = candidate_names(comparison, names, 22)
-    turned = {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, shown)) > _UPRIGHT else {}
+    turned: dict[str, Any] = (
+        {"rotation": 40, "ha": "right", "rotation_mode": "anchor"} if max(map(len, shown)) > _UPRIGHT else {}
+    )
     axes.set_xticks(range(len(names)), shown, fontsize=SMALL, **turned)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
@@ -94,7 +97,7 @@ def draw_label_map(axes: Axes, comparison: Comparison) -> None:
     figure = axes.get_figure(root=True)
     assert figure is not None
     bar = figure.colorbar(image, ax=axes, fraction=0.035, pad=0.02, aspect=max(8, 3 * len(values)))
-    bar.outline.set_visible(False)  # type: ignore[operator]
+    bar.outline.set_visible(False)
     bar.ax.tick_params(labelsize=SMALL, length=2)
     bar.locator = MaxNLocator(5)
     bar.update_ticks()

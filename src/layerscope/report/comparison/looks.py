@@ -37,6 +37,11 @@ class Look:
     size: float
     dashes: Any
 
+    def mark(self, scale: float = 1.0) -> dict[str, Any]:
+        """Its marker as matplotlib's ``plot`` takes it."""
+        edge = {"markeredgecolor": "white", "markeredgewidth": 0.6}
+        return {"color": self.colour, "marker": self.marker, "markersize": scale * self.size, **edge}
+
 
 def looks(candidates: Sequence[str]) -> dict[str, Look]:
     """A look for each, by its place; with 7 colours and 10 markers no two of 70 are the same."""
@@ -53,16 +58,14 @@ def looks(candidates: Sequence[str]) -> dict[str, Look]:
 
 def candidate_names(comparison: Comparison, names: Sequence[str], length: int = 24) -> list[str]:
     """Names to show on an axis; the baseline says that it is it."""
-    return [
-        plain_text(short_name(name, length)) + " (baseline)" * (name == comparison.baseline) for name in names
-    ]
+    return [plain_text(short_name(name, length)) + " (baseline)" * (name == comparison.baseline) for name in names]
 
 
 def mark_forced(figure: Figure, comparison: Comparison) -> None:
     """Says above everything that the runs are not comparable, and why; nothing where they are."""
     if not comparison.mismatches:
         return
-    why = "; ".join(short_name(" ".join(reason.split()), 90) for reason in comparison.mismatches[:2])
+    why = "; ".join(short_name(" ".join(reason.split()).rstrip("."), 90) for reason in comparison.mismatches[:2])
     more = len(comparison.mismatches) - 2
     why += f"; and {more} more" * (more > 0)
     # About 7 characters of 9 points fit into half an inch.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -129,8 +130,7 @@ def _values(comparison: Comparison, names: Sequence[str], metric: str) -> list[f
 
 def _point(axes: Axes, look: Look, x: float, y: float, lo: float, hi: float) -> None:
     bars = bar_lengths(np.array([y]), [lo], [hi])
-    point = {"color": look.colour, "marker": look.marker, "markeredgecolor": "white", "markeredgewidth": 0.6}
-    axes.errorbar([x], [y], bars, linestyle="none", markersize=look.size, elinewidth=1.2, zorder=4, **point)
+    axes.errorbar([x], [y], bars, linestyle="none", elinewidth=1.2, zorder=4, **look.mark())
 
 
 def _step(axes: Axes, size: np.ndarray, value: np.ndarray) -> np.ndarray:
@@ -153,14 +153,23 @@ def _controls(axes: Axes, controls: Mapping[str, float]) -> list[Annotation]:
     names = []
     for value, name in inside:
         axes.axhline(value, color=LIGHT, linewidth=1.0, linestyle=(0, (4, 2)), zorder=0.5)
-        line = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
-        place = {"xycoords": ("axes fraction", "data"), "xytext": (10, 0), "textcoords": "offset points"}
-        text = {"va": "center", "fontsize": SMALL - 1, "color": GREY}
+        line: dict[str, Any] = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        place: dict[str, Any] = {
+            "xycoords": ("axes fraction", "data"),
+            "xytext": (10, 0),
+            "textcoords": "offset points",
+        }
+        text: dict[str, Any] = {"va": "center", "fontsize": SMALL - 1, "color": GREY}
         names.append(axes.annotate(plain_text(short_name(name, 14)), (1.0, value), arrowprops=line, **place, **text))
     if beyond:
         words = f"beyond the axis: {', '.join(short_name(name, 14) for name in beyond)}"
-        text = {"xycoords": "axes fraction", "xytext": (0, 3), "textcoords": "offset points", "ha": "right"}
-        axes.annotate(plain_text(words), (1.0, 1.0), fontsize=SMALL - 1, color=GREY, va="bottom", **text)
+        corner: dict[str, Any] = {
+            "xycoords": "axes fraction",
+            "xytext": (0, 3),
+            "textcoords": "offset points",
+            "ha": "right",
+        }
+        axes.annotate(plain_text(words), (1.0, 1.0), fontsize=SMALL - 1, color=GREY, va="bottom", **corner)
     return names
 
 

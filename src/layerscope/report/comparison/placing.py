@@ -47,9 +47,9 @@ def place_names(axes: Axes, names: Sequence[Placed], path: np.ndarray) -> None:
     taken += [_padded(bar, point) for bar in _intervals(axes)]
     names_taken: list[Bbox] = []
     lines: list[tuple[np.ndarray, np.ndarray]] = []
-    clear = list(pairwise(np.clip(axes.transData.transform(path), inside.min - 9, inside.max + 9)))
+    clear = list(pairwise(np.clip(axes.transData.transform(path), np.subtract(inside.min, 9), np.add(inside.max, 9))))
     # Crowded ones first: they have the fewest free places.
-    gaps = [np.sort(np.hypot(*(at - one).T))[: 3].sum() for one in at]
+    gaps = [np.sort(np.hypot(*(at - one).T))[:3].sum() for one in at]
     for place in np.argsort(gaps, kind="stable"):
         one, (x, y) = names[place], at[place]
         text = axes.text(one.x, one.y, one.text, fontsize=SMALL, color=BLACK, zorder=6, path_effects=[_HALO, Normal()])
@@ -73,11 +73,12 @@ def place_names(axes: Axes, names: Sequence[Placed], path: np.ndarray) -> None:
         assert best is not None
         _, found, end = best
         names_taken.append(_padded(found, 1.5 * point))
-        text.set_position(axes.transData.inverted().transform((found.x0, found.y0)))
+        left, bottom = axes.transData.inverted().transform((found.x0, found.y0))
+        text.set_position((left, bottom))
         text.set_verticalalignment("bottom")
         if np.hypot(*(end - (x, y))) > 8 * point:
             lines.append((np.array([x, y]), end))
-            ends = axes.transData.inverted().transform([(x, y), end])
+            ends = axes.transData.inverted().transform(np.array([(x, y), end]))
             axes.plot(*ends.T, color=GREY, linewidth=0.6, zorder=3, scalex=False, scaley=False)
 
 

@@ -18,6 +18,9 @@ from layerscope.report.figure_style import BLACK, GREY, quiet_grid
 from layerscope.report.rows import MACRO, Row
 from layerscope.report.sentences import MINUS, short
 
+_SMALLER = 0.85
+"""Markers, to where they stand alone."""
+
 _BANDS = 3
 """Up to so many candidates have bands; more would cover each other, and have bars."""
 
@@ -91,10 +94,8 @@ def _points(panel: Axes, look: Look, x: Sequence[float], rows: Sequence[Row], ba
     else:
         panel.fill_between(x, lo, hi, color=look.colour, alpha=0.15, linewidth=0, zorder=1)
     panel.plot(x, y, color=look.colour, linestyle=look.dashes, linewidth=1.4, zorder=3)
-    marker = {"marker": look.marker, "markersize": 0.85 * look.size, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    panel.plot(x, y, color=look.colour, linestyle="none", zorder=4, clip_on=False, **marker)
+    panel.plot(x, y, linestyle="none", zorder=4, clip_on=False, **look.mark(_SMALLER))
 
 
 def _entry(look: Look, name: str) -> Line2D:
-    marker = {"marker": look.marker, "markersize": 0.85 * look.size, "markeredgecolor": "white", "markeredgewidth": 0.5}
-    return Line2D([], [], color=look.colour, linestyle=look.dashes, linewidth=1.4, label=name, **marker)
+    return Line2D([], [], linestyle=look.dashes, linewidth=1.4, label=name, **look.mark(_SMALLER))
