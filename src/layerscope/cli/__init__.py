@@ -32,6 +32,8 @@ verbs:
   predict    run a task's prediction loop
   pair       in which layer two images differ        pair --img1 FILE --img2 FILE
   sweep      many runs of fit or test                sweep test --config FILE --grid KEY=V1,V2
+  compare    finished runs side by side              compare RUN... --output DIR
+  study      all runs of a recipe                    study --config FILE
   layers     list the layers that can be watched     layers --config FILE [overrides]
   export     write a trained autoencoder as a diffusers folder    export CKPT OUT
 
@@ -105,6 +107,15 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
         from layerscope.cli.sweep import main as run
 
         return run(arguments, options.allow_import)
+    def compare(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.compare import main as run
+
+        return run(arguments)
+
+    def study(arguments: list[str], options: GlobalOptions) -> int:
+        from layerscope.cli.study import main as run
+
+        return run(arguments, options.allow_import)
 
     def layers(arguments: list[str], options: GlobalOptions) -> int:
         from layerscope.cli.layers import main as run
@@ -121,6 +132,8 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
         "phantom": phantom,
         "pair": pair,
         "sweep": sweep,
+        "compare": compare,
+        "study": study,
         "layers": layers,
         "export": export,
         **{verb: lightning(verb) for verb in ("fit", "validate", "test", "predict")},

@@ -8,6 +8,8 @@ from typing import Any
 
 import yaml
 
+from layerscope.report.markdown import escaped, markdown_table, without_controls
+
 _FRONT_MATTER = {"library_name": "diffusers", "tags": ["layerscope", "autoencoder", "vae"]}
 _WORDS = {
     "safe": "fits float16",
@@ -78,18 +80,7 @@ def export_lines(export: Mapping[str, Any]) -> list[str]:
     if audit is not None:
         lines.append(_verdict(audit))
     lines += [f"Not measured: {row['what']}: {row['reason']}" for row in export["not_measured"]]
-    return [_printable(line) for line in lines]
-
-
-def escaped(text: object) -> str:
-    """Text that Markdown and HTML show as it is, on one line, in a table cell or outside.
-
-    >>> escaped("a|b <i> *c*\\n# d")
-    'a\\\\|b &lt;i&gt; \\\\*c\\\\* \\\\# d'
-    """
-    line = _printable(" ".join(str(text).split()))
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return re.sub(r"([\\`*_{}\[\]#|~$])", r"\\\1", line)
+    return [without_controls(line) for line in lines]
 
 
 def _latents(export: Mapping[str, Any]) -> list[str]:
@@ -144,15 +135,14 @@ def _verdict(audit: Mapping[str, Any]) -> str:
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    first, *rest = [[escaped(_shown(cell)) for cell in row] for row in (header, *rows)]
-    return "\n".join(f"| {' | '.join(line)} |" for line in (first, ["---"] * len(header), *rest))
+    return markdown_table(header, [[_shown(cell) for cell in row] for row in rows])
 
 
 def _fenced(text: str, language: str) -> str:
     """A code block whose fence is longer than any in the text."""
     longest = max((len(run) for run in re.findall(r"`+", text)), default=0)
     fence = "`" * max(3, longest + 1)
-    lines = [_printable(line) for line in text.splitlines()]
+    lines = [without_controls(line) for line in text.splitlines()]
     return "\n".join([f"{fence}{language}", *lines, fence])
 
 
@@ -179,8 +169,3 @@ def _number(value: float | None, sign: bool = False) -> str:
 
 def _listed(values: Sequence[float | None], sign: bool = False) -> str:
     return " ".join(_number(value, sign) for value in values)
-
-
-def _printable(line: str) -> str:
-    """Without control characters, which could move a terminal's cursor or hide text."""
-    return "".join(char for char in line if char.isprintable())
