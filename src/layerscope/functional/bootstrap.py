@@ -6,7 +6,9 @@ resample is a row of weights: how often each sample was drawn.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -15,7 +17,7 @@ from scipy.sparse import csr_array
 from layerscope.errors import DataError
 from layerscope.functional.intervals import group_index
 from layerscope.functional.ranking import tie_groups
-from layerscope.functional.scored_labels import FloatArray, scored_labels
+from layerscope.functional.scored_labels import BoolArray, FloatArray, scored_labels
 
 # Weights of a chunk of resamples, in numbers: small enough to stay in a core's cache through all passes.
 _CHUNK = 262_144
@@ -77,28 +79,20 @@ def weighted_ranking(
     Raises:
         DataError: the weights do not belong to the samples.
     """
-    column = np.asarray(score).reshape(-1, 1)
-    given = None if known is None else np.asarray(known).reshape(-1, 1)
-    values, positive, mask = scored_labels(column, np.asarray(target).reshape(-1, 1), given)
-    if weights.ndim != 2 or weights.shape[1] != len(values):
-        raise DataError(f"Weights have shape {weights.shape}; they must be (resamples, {len(values)} samples).")
-    rows = np.flatnonzero(mask[:, 0])
-    rows = rows[np.argsort(-values[rows, 0], kind="stable")]
-    descending = values[rows, 0].astype(np.float64)
+    rows, positive, descending, start, end = _ranked(score, target, known)
+    n = len(positive)
+    if weights.ndim != 2 or weights.shape[1] != n:
+        raise DataError(f"Weights have shape {weights.shape}; they must be (resamples, {n} samples).")
     result = np.full((4, len(weights)), np.nan)
     if not positive.any():
         return WeightedRanking(*result)
-    start, end = tie_groups(descending)
-    # Between two positives only negatives are added, which change neither AP nor the maximum of F1: the tie groups
-    # that hold a positive are the only steps needed.
-    steps = np.unique(np.searchsorted(end, np.flatnonzero(positive[rows, 0]), side="right"))
     has_threshold = threshold is not None and not np.isnan(threshold)
     called = int((descending >= threshold).sum()) if has_threshold else 0
-    cuts = np.unique(np.concatenate([[0], start[steps], end[steps], [called, len(rows)]]))
-    before, through = np.searchsorted(cuts, start[steps]), np.searchsorted(cuts, end[steps])
-    everyone = _segments(rows, cuts, np.ones(len(rows), dtype=np.float32), len(values))
-    positives = _segments(rows, cuts, positive[rows, 0].astype(np.float32), len(values))
-    width = max(16, _CHUNK // len(values))
+    cuts = np.unique(np.concatenate([[0], start, end, [called, len(rows)]]))
+    before, through = np.searchsorted(cuts, start), np.searchsorted(cuts, end)
+    everyone = _segments(rows, cuts, np.ones(len(rows), dtype=np.float32), n)
+    positives = _segments(rows, cuts, positive[rows].astype(np.float32), n)
+    width = max(16, _CHUNK // n)
     for first in range(0, len(weights), width):
         drawn = np.ascontiguousarray(weights[first : first + width].T)
         total, hits = _running_sum(everyone @ drawn), _running_sum(positives @ drawn)
@@ -119,9 +113,77 @@ def weighted_ranking(
     return WeightedRanking(*result)
 
 
+def resample_chunks(weights: NDArray[np.float32]) -> list[NDArray[np.float32]]:
+    """The weights (B, N) in parts (N, b) for `weighted_average_precision`; do it once before many labels."""
+    width = max(16, _CHUNK // max(weights.shape[1], 1))
+    return [np.ascontiguousarray(weights[k : k + width].T) for k in range(0, len(weights), width)]
+
+
+def weighted_average_precision(
+    score: ArrayLike, target: ArrayLike, known: ArrayLike | None, chunks: Sequence[NDArray[np.float32]]
+) -> FloatArray:
+    """The average precision of `weighted_ranking` alone (B,), in less than half of the time.
+
+    Args:
+        score, target: (N,); known: (N,) or None.
+        chunks: of `resample_chunks`.
+
+    Raises:
+        DataError: the weights do not belong to the samples.
+    """
+    rows, positive, _, _, end = _ranked(score, target, known)
+    n = len(positive)
+    if any(len(drawn) != n for drawn in chunks):
+        raise DataError(f"Weights are of {len(chunks[0])} samples, but there are {n} scores.")
+    result = np.full(sum(drawn.shape[1] for drawn in chunks), np.nan)
+    if not positive.any():
+        return result
+    cuts = np.append(0, end)
+    everyone = _segments(rows, cuts, np.ones(cuts[-1], dtype=np.float32), n)
+    positives = _segments(rows, cuts, positive[rows[: cuts[-1]]].astype(np.float32), n)
+    behind = np.zeros(n, dtype=np.float32)
+    behind[rows[cuts[-1] :]] = 1.0
+    first = 0
+    for drawn in chunks:
+        # Resamples as rows: sums run along memory.
+        gained, counted = (np.ascontiguousarray((one @ drawn).T) for one in (positives, everyone))
+        found, total = (np.cumsum(one, axis=1, dtype=np.float64) for one in (gained, counted))
+        n_pos, n_neg = found[:, -1].copy(), total[:, -1] - found[:, -1] + behind @ drawn
+        np.maximum(total, 1.0, out=total)
+        np.divide(found, total, out=found)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ap = np.einsum("bs,bs->b", gained, found) / n_pos
+        ap[(n_neg == 0) | (n_pos == 0)] = np.nan
+        result[first : first + len(ap)] = ap
+        first += len(ap)
+    return result
+
+
+def _ranked(
+    score: ArrayLike, target: ArrayLike, known: ArrayLike | None
+) -> tuple[NDArray[np.intp], BoolArray, NDArray[Any], NDArray[np.intp], NDArray[np.intp]]:
+    """Known samples from high to low scores, with the steps at which a metric of one label may change.
+
+    Between two positives only negatives are added, which change neither AP nor the maximum of F1: the tie groups that
+    hold a positive are the only steps needed.
+
+    Returns:
+        rows (n,) in falling order; positive (N,); their scores (n,); first and one-past-last place of every step.
+    """
+    column = np.asarray(score).reshape(-1, 1)
+    given = None if known is None else np.asarray(known).reshape(-1, 1)
+    values, positive, mask = scored_labels(column, np.asarray(target).reshape(-1, 1), given)
+    rows = np.flatnonzero(mask[:, 0])
+    rows = rows[np.argsort(-values[rows, 0], kind="stable")]
+    descending = values[rows, 0].astype(np.float64)
+    start, end = tie_groups(descending)
+    steps = np.unique(np.searchsorted(end, np.flatnonzero(positive[rows, 0]), side="right"))
+    return rows, positive[:, 0], descending, start[steps], end[steps]
+
+
 def _segments(rows: NDArray[np.intp], cuts: NDArray[np.intp], count: NDArray[np.float32], n_samples: int) -> csr_array:
     """Matrix (segments, N) that sums samples, in the order `rows`, between neighbouring cuts."""
-    return csr_array((count, rows, cuts), shape=(len(cuts) - 1, n_samples))
+    return csr_array((count, rows[: len(count)], cuts), shape=(len(cuts) - 1, n_samples))
 
 
 def _running_sum(segments: NDArray[np.float32]) -> FloatArray:

@@ -173,13 +173,13 @@ def _differences(found: Record, wanted: Record) -> list[str]:
 
 
 def _refusal(job: Job, found: Record | None, wanted: Record, finished: bool) -> str:
-    kind = "finished" if finished else "unfinished"
+    kind = "a finished" if finished else "an unfinished"
     why = (
         "and no record says with which settings it was made"
         if found is None
         else f"which was made with other settings: {listed(_differences(found, wanted), most=6)}"
     )
     return (
-        f"{job.run} holds a {kind} run {job.name}, {why}. It is neither taken for the one asked for nor replaced "
+        f"{job.run} holds {kind} run {job.name}, {why}. It is neither taken for the one asked for nor replaced "
         "silently: choose another --output, or pass --overwrite to make it anew."
     )

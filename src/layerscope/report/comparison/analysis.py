@@ -21,7 +21,7 @@ from layerscope.report.comparison.protocol import STEP_PROTOCOL, caveats, device
 from layerscope.report.comparison.result import FORCED_FLAG, REAL, Comparison
 from layerscope.report.comparison.run_figures import QUALITY, Measurer, RunFigures, control_changes
 from layerscope.report.comparison.runs import ComparedRun
-from layerscope.report.comparison.study import Candidate, Study
+from layerscope.report.comparison.study import Candidate, Study, area_of
 from layerscope.report.estimates import from_influence
 from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.judged_labels import judged_labels, thin_labels, unrecognised
@@ -78,6 +78,7 @@ def compare_runs(
         resample_weights(sampling.units, settings.n_bootstrap, settings.seed),
     )
     figures = [measurer.measure(run) for run in aligned.runs]
+    over = common_range([one.curve for one in figures])
     study = Study(
         settings,
         sampling,
@@ -86,7 +87,8 @@ def compare_runs(
         thin,
         judged,
         _unrecognised(figures[0].auroc[REAL], sampling, settings),
-        common_range([one.curve for one in figures]),
+        over,
+        {one.run.path: area_of(one, over, sampling) for one in figures if one.run.kind == "bottleneck"},
     )
     candidates = [_candidate(name, figures) for name in names]
     same_device = len({device_of_times(run) for run in aligned.runs}) == 1

@@ -111,9 +111,8 @@ class _Rows:
         saturated, at = study.saturated(candidate, condition), auroc_at(candidate, REAL)
         for k in columns:
             place = k if len(found.value) > 1 else 0
-            ends = study.widened(
-                found, (float(found.lo[place]), float(found.hi[place])), k, saturated, at, study.settings.level
-            )
+            own = float(found.lo[place]), float(found.hi[place])
+            ends = study.widened(float(found.value[place]), own, k, saturated, at, study.settings.level)
             flag = SATURATED_FLAG if k < len(saturated) and saturated[k] else ""
             self._add("delta_auroc", condition, study.names[k], found, place, _CHANGE, study.flag(k), flag, ends=ends)
 
@@ -131,7 +130,7 @@ class _Rows:
         if all(run.curve is not None for run in candidate.figures):
             for k, name in enumerate(study.names):
                 self._collapse(k, name)
-            found = [study.area(run) for run in candidate.figures]
+            found = [study.areas[run.run.path] for run in candidate.figures]
             area = from_images(candidate.side, [one for one, _ in found], study.sampling)
             self._add("retained_area", "", MACRO, area, 0, _ANY, study.flag(len(study.labels)), found[0][1])
 

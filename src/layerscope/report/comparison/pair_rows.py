@@ -21,7 +21,7 @@ from layerscope.report.comparison.estimation import (
 )
 from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing
 from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
-from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY
+from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, stacked
 from layerscope.report.comparison.study import (
     Candidate,
     Study,
@@ -64,7 +64,9 @@ class _Asked:
     def ends(self, study: Study, ends: tuple[float, float], level: float) -> tuple[float, float]:
         """An interval, widened where no sample moved, within what the metric allows."""
         if self.saturated is not None and self.at is not None:
-            ends = study.widened(self.estimated, ends, self.column, self.saturated, self.at, level)
+            ends = study.widened(
+                float(self.estimated.value[self.place]), ends, self.column, self.saturated, self.at, level
+            )
         return (max(ends[0], -1.0), min(ends[1], 1.0)) if self.metric in _BOUNDED else ends
 
 
@@ -99,15 +101,15 @@ def _subject(asked: _Asked) -> str:
 def _asked(study: Study, one: Candidate, other: Candidate) -> Iterator[_Asked]:
     bottleneck = one.figures[0].run.kind == "bottleneck"
     main = RECON if bottleneck else REAL
-    yield from _auroc(study, one, other, main, range(len(study.names)), ())
+    yield from _auroc(study, one, other, main)
     yield _average_precision(study, one, other, main)
     if not bottleneck:
         return
     macro = len(study.labels)
-    for metric in AGREEMENT:
-        sides = ([run.agreement[metric] for run in each.figures] for each in (one, other))
-        found = from_images(one.side, next(sides), study.sampling, other.side, next(sides))
-        yield _Asked(one, other, metric, RECON, MACRO, found, 0, macro, ())
+    ours, theirs = ([stacked([run.agreement[m] for m in AGREEMENT]) for run in each.figures] for each in (one, other))
+    found = from_images(one.side, ours, study.sampling, other.side, theirs)
+    for place, metric in enumerate(AGREEMENT):
+        yield _Asked(one, other, metric, RECON, MACRO, found, place, macro, ())
     for metric in QUALITY:
         values, others = quality(one, metric), quality(other, metric)
         if values is not None and others is not None:
@@ -117,50 +119,62 @@ def _asked(study: Study, one: Candidate, other: Candidate) -> Iterator[_Asked]:
     runs = [run.run for each in (one, other) for run in each.figures]
     noise_flag = OTHER_NOISE if differing(runs, ["latent_shape"]) else ""
     if not differing(runs, STEP_PROTOCOL):
-        for step in _common_steps(one, other):
-            yield from _auroc(study, one, other, step, [macro], (noise_flag,))
+        yield from _noise_steps(study, one, other, noise_flag)
     if not differing(runs, CURVE_PROTOCOL):
         yield from _curves(study, one, other, noise_flag)
 
 
-def _common_steps(one: Candidate, other: Candidate) -> list[str]:
-    runs = [*one.figures, *other.figures]
-    steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
-    return [name for name in steps if all(name in run.conditions for run in runs)]
-
-
-def _auroc(
-    study: Study, one: Candidate, other: Candidate, condition: str, columns: Sequence[int], flags: Sequence[str]
-) -> Iterator[_Asked]:
+def _auroc(study: Study, one: Candidate, other: Candidate, condition: str) -> Iterator[_Asked]:
     """The difference of what both lose; classifiers lose nothing, and AUROC itself is held against AUROC."""
     lost = condition != REAL
-    found = from_images(
-        one.side,
-        influences(one, condition, lost),
-        study.sampling,
-        other.side,
-        influences(other, condition, lost),
+    ours, theirs = (influences(each, condition, lost) for each in (one, other))
+    found = from_images(one.side, ours, study.sampling, other.side, theirs)
+    saturated = study.saturated(one, condition, other)
+    for k in range(len(study.names)):
+        yield _asked_auroc(study, one, other, condition, found, k, k, saturated)
+
+
+def _noise_steps(study: Study, one: Candidate, other: Candidate, flag: str) -> Iterator[_Asked]:
+    """The macro average at every step that both have."""
+    runs = [*one.figures, *other.figures]
+    steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
+    steps = [name for name in steps if all(name in run.conditions for run in runs)]
+    if steps:
+        ours, theirs = ([stacked([run.delta[step] for step in steps]) for run in each.figures] for each in (one, other))
+        found = from_images(one.side, ours, study.sampling, other.side, theirs)
+        for place, step in enumerate(steps):
+            saturated = study.saturated(one, step, other)
+            yield _asked_auroc(study, one, other, step, found, place, len(study.labels), saturated, flag)
+
+
+def _asked_auroc(
+    study: Study,
+    one: Candidate,
+    other: Candidate,
+    condition: str,
+    found: Estimated,
+    place: int,
+    k: int,
+    saturated: np.ndarray,
+    flag: str = "",
+) -> _Asked:
+    doubt, macro = study.doubt(k), k == len(study.labels)
+    unspread = SATURATED_FLAG if not macro and saturated[k] else ""
+    return _Asked(
+        one,
+        other,
+        "auroc",
+        condition,
+        study.names[k],
+        found,
+        place,
+        k,
+        (flag, doubt, unspread, "" if doubt else study.unrecognised[k]),
+        doubt,
+        study.settings.margin_macro if macro else study.settings.margin_label,
+        saturated,
+        auroc_at(other, condition),
     )
-    saturated, at = study.saturated(one, condition, other), auroc_at(other, condition)
-    for k in columns:
-        macro = k == len(study.labels)
-        doubt = study.doubt(k)
-        flag = SATURATED_FLAG if not macro and saturated[k] else ""
-        yield _Asked(
-            one,
-            other,
-            "auroc",
-            condition,
-            study.names[k],
-            found,
-            k if len(found.value) > 1 else 0,
-            k,
-            (*flags, doubt, flag, "" if doubt else study.unrecognised[k]),
-            doubt,
-            study.settings.margin_macro if macro else study.settings.margin_label,
-            saturated,
-            at,
-        )
 
 
 def _average_precision(study: Study, one: Candidate, other: Candidate, condition: str) -> _Asked:
@@ -178,7 +192,7 @@ def _curves(study: Study, one: Candidate, other: Candidate, noise_flag: str) -> 
     """Differences of the retained area, and of the collapse point within the range that all were measured over."""
     macro = len(study.labels)
     doubt = study.doubt(macro)
-    areas = [[study.area(run) for run in each.figures] for each in (one, other)]
+    areas = [[study.areas[run.run.path] for run in each.figures] for each in (one, other)]
     if study.common_range is None:
         return
     found = from_images(

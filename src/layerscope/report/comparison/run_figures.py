@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
 from layerscope.artifacts.scores import BottleneckScores, ClassifierScores
-from layerscope.functional.bootstrap import weighted_ranking
+from layerscope.functional.bootstrap import resample_chunks, weighted_average_precision
 from layerscope.functional.intervals import mean_interval
 from layerscope.functional.ranking import (
     AurocInfluence,
@@ -46,7 +46,7 @@ class Resampled:
         return Resampled(self.value[k : k + 1], self.samples[:, k : k + 1])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class RunFigures:
     """Figures of one run; columns are the L labels and then their macro average unless it is said otherwise.
 
@@ -88,7 +88,8 @@ class Measurer:
     """
 
     def __init__(self, truth: GroundTruth, judged: np.ndarray, weights: np.ndarray, units: np.ndarray) -> None:
-        self.truth, self.judged, self.weights, self.units = truth, judged, weights, units
+        self.truth, self.judged, self.units = truth, judged, units
+        self.chunks = resample_chunks(weights)
         self._real: tuple[np.ndarray, AurocInfluence, Resampled] | None = None
 
     def measure(self, run: ComparedRun) -> RunFigures:
@@ -149,9 +150,9 @@ class Measurer:
     def _ap(self, logits: np.ndarray) -> Resampled:
         truth = self.truth
         value = average_precision(logits, truth.target, truth.known)
-        samples = np.full((len(self.weights), len(value)), np.nan)
+        samples = np.full((len(self.units), len(value)), np.nan)
         for k in np.flatnonzero(truth.defined):
-            samples[:, k] = weighted_ranking(logits[:, k], truth.target[:, k], truth.known[:, k], self.weights).ap
+            samples[:, k] = weighted_average_precision(logits[:, k], truth.target[:, k], truth.known[:, k], self.chunks)
         return Resampled(*(np.append(one, mean_over(one, self.judged), axis=-1) for one in (value, samples)))
 
     def _agreement(self, scores: BottleneckScores) -> dict[str, AurocInfluence]:
@@ -170,13 +171,17 @@ class Measurer:
         return macro_influence(replace(labels, value=np.where(self.judged, labels.value, np.nan)))
 
     def _with_macro(self, labels: AurocInfluence) -> AurocInfluence:
-        both = (labels, self._macro(labels))
-        return AurocInfluence(
-            *(
-                np.concatenate([getattr(one, name) for one in both], axis=-1)
-                for name in ("value", "psi", "n_pos", "n_neg", "positive", "negative")
-            )
+        return stacked([labels, self._macro(labels)])
+
+
+def stacked(influences: Sequence[AurocInfluence]) -> AurocInfluence:
+    """The columns of all, one after another."""
+    return AurocInfluence(
+        *(
+            np.concatenate([getattr(one, name) for one in influences], axis=-1)
+            for name in ("value", "psi", "n_pos", "n_neg", "positive", "negative")
         )
+    )
 
 
 def of_means(values: FloatArray) -> AurocInfluence:

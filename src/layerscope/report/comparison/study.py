@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -37,6 +38,7 @@ class Study:
     labels: L names. thin: (L,) why a label has too few units, or empty. judged: (L,) labels of the macro average.
     unrecognised: (L + 1,) why nothing can be lost where the teacher is near chance, or empty; the last is the macro's.
     common_range: effective log-SNR that all runs were measured over, or None.
+    areas: directory of a run to its retained area, one column, and why it has none.
     """
 
     settings: AnalysisSettings
@@ -47,6 +49,7 @@ class Study:
     judged: np.ndarray
     unrecognised: Sequence[str]
     common_range: tuple[float, float] | None
+    areas: Mapping[Path, tuple[AurocInfluence, str]]
 
     @property
     def names(self) -> list[str]:
@@ -103,7 +106,7 @@ class Study:
 
     def widened(
         self,
-        estimated: Estimated,
+        value: float,
         ends: tuple[float, float],
         k: int,
         saturated: np.ndarray,
@@ -112,7 +115,7 @@ class Study:
     ) -> tuple[float, float]:
         """The ends of a column's interval, reaching to what a change may be that shows in no sample.
 
-        estimated: L + 1 differences, or the macro average's alone. at: (L,) AUROC that the difference is taken from.
+        value: the difference. k: the column. at: (L,) AUROC that the difference is taken from.
         """
         if k < len(self.labels):
             return unseen_change(float(at[k]), self.truth, k, level) if saturated[k] else ends
@@ -120,42 +123,40 @@ class Study:
         if not len(some):
             return ends
         unseen = np.array([unseen_change(float(at[j]), self.truth, int(j), level) for j in some])
-        return with_unseen(float(estimated.value[-1]), *ends, unseen[:, 0], unseen[:, 1], int(self.judged.sum()))
+        return with_unseen(value, *ends, unseen[:, 0], unseen[:, 1], int(self.judged.sum()))
 
     # -- figures over the noise steps ------------------------------------------------------------------------------
-
-    def area(self, run: RunFigures) -> tuple[AurocInfluence, str]:
-        """The retained area of a run, one column, and why it has none."""
-        why = self._no_area(run)
-        real = run.auroc[REAL]
-        if why or run.curve is None or self.common_range is None:
-            return of_means(np.full((self.sampling.n, 1), np.nan)), why
-        steps = [one for one in run.conditions.values() if one.kind == "noise" and math.isfinite(one.log_snr)]
-        steps = [one for one in steps if math.isfinite(one.log_snr_eff)]
-        macro = [run.auroc[one.name] for one in steps]
-        weights = area_weights([one.log_snr_eff for one in steps], *self.common_range)
-        share, psi = retained_area(
-            np.array([one.value[-1] for one in macro]),
-            np.stack([one.psi[:, -1] for one in macro], axis=1),
-            float(real.value[-1]),
-            real.psi[:, -1],
-            weights,
-        )
-        everyone = np.ones((len(psi), 1), dtype=np.bool_)
-        count = np.array([len(psi)])
-        return AurocInfluence(np.array([share]), psi[:, None], count, count, everyone, everyone), ""
-
-    def _no_area(self, run: RunFigures) -> str:
-        if self.common_range is None:
-            return "undefined: fewer than two noise steps, or no range common to all runs"
-        _, lo, _ = auroc_interval(run.auroc[REAL], self.sampling.group, self.sampling.level)
-        return "" if lo[-1] > 0.5 else "undefined: AUROC on real images may be .5"
 
     def collapse(self, run: RunFigures) -> Resampled | None:
         """Collapse points within the range common to all runs, L + 1 columns; None without one."""
         if run.curve is None or self.common_range is None:
             return None
         return Resampled(*(censored(points, *self.common_range) for points in run.curve.ordered()))
+
+
+def area_of(
+    run: RunFigures, common_range: tuple[float, float] | None, sampling: Sampling
+) -> tuple[AurocInfluence, str]:
+    """The retained area of a run over a range of effective log-SNR, one column, and why it has none."""
+    real = run.auroc[REAL]
+    lowest = auroc_interval(real, sampling.group, sampling.level)[1][-1]
+    if common_range is None:
+        why = "undefined: fewer than two noise steps, or no range common to all runs"
+    else:
+        why = "" if lowest > 0.5 else "undefined: AUROC on real images may be .5"
+    if why or common_range is None:
+        return of_means(np.full((sampling.n, 1), np.nan)), why
+    steps = [one for one in run.conditions.values() if one.kind == "noise" and math.isfinite(one.log_snr_eff)]
+    macro = [run.auroc[one.name] for one in steps]
+    share, psi = retained_area(
+        np.array([one.value[-1] for one in macro]),
+        np.stack([one.psi[:, -1] for one in macro], axis=1),
+        float(real.value[-1]),
+        real.psi[:, -1],
+        area_weights([one.log_snr_eff for one in steps], *common_range),
+    )
+    everyone, count = np.ones((len(psi), 1), dtype=np.bool_), np.array([len(psi)])
+    return AurocInfluence(np.array([share]), psi[:, None], count, count, everyone, everyone), ""
 
 
 def quality(candidate: Candidate, metric: str) -> list[FloatArray] | None:
