@@ -1,4 +1,4 @@
-"""A teacher trained with reconstructions mixed in: which images it sees, kept or made, and that val and test stay real."""
+"""A teacher trained with reconstructions mixed in: which images it sees, and that val and test stay real."""
 
 from __future__ import annotations
 

@@ -107,6 +107,7 @@ def _verbs() -> dict[str, Callable[[list[str], GlobalOptions], int]]:
         from layerscope.cli.sweep import main as run
 
         return run(arguments, options.allow_import)
+
     def compare(arguments: list[str], options: GlobalOptions) -> int:
         from layerscope.cli.compare import main as run
 

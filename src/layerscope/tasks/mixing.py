@@ -6,11 +6,14 @@ import hashlib
 import json
 import math
 import platform
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
+import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -26,6 +29,8 @@ from layerscope.protocols import Autoencoder, SplitIds
 from layerscope.tasks.diagnosis.latent_space import LatentSpace, NoiseProcess, measure_latent_space
 from layerscope.tasks.reconstruction import reconstruct
 from layerscope.types import Batch
+
+_THREADS = 4
 
 
 @dataclass
@@ -137,11 +142,17 @@ class Mixer:
         trainer.precision_plugin.convert_module(settings.autoencoder)
         autoencoder = self._autoencoder.on(module.device)
         # Not the trainer's own loader, which may not exist yet, but one of the same images.
-        loader = cast(DataLoader[Any], data.train_dataloader())
+        loader = data.train_dataloader()
+        if not isinstance(loader, DataLoader):
+            raise ConfigurationError(
+                f"The datamodule's train_dataloader gives a {type(loader).__name__}; mixing needs one "
+                "torch.utils.data.DataLoader with a map-style data set, to measure and check images of train."
+            )
         _check_size(loader, autoencoder)
         if settings.noisy > 0:
             self._space = measure_latent_space(module, autoencoder, settings.noise, loader, settings.posterior)
         if settings.cache is not None:
+            self._threads = ThreadPoolExecutor(_THREADS)
             self._cache = ReconstructionCache(settings.cache, settings.cache_gigabytes, trainer.world_size)
             steps = [0, *settings.timesteps] if settings.noisy > 0 else [0]
             self._made_with = {t: self._key_of_step(t, module) for t in steps}
@@ -158,8 +169,8 @@ class Mixer:
         return figures
 
     @torch.no_grad()
-    def mix(self, batch: Batch, epoch: int) -> Tensor:
-        """The images of a batch of train, (B, 3, H, W), some of them as reconstructions.
+    def mix(self, batch: Batch, epoch: int) -> list[Tensor]:
+        """The B images (3, H, W) of a batch of train, some of them as reconstructions.
 
         Raises:
             ConfigurationError: an image is not of train.
@@ -177,12 +188,14 @@ class Mixer:
         self._samples += len(ids)
         self._mixed += len(replaced)
         if not replaced:
-            return image
-        rows = [row for row, _ in replaced]
-        pictures = self._pictures(image[rows], [ids[row] for row in rows], [one for _, one in replaced])
-        mixed = image.clone()
-        mixed[rows] = from_uint8(pictures).to(image.dtype)
-        return mixed
+            return list(image)
+        pictures = self._pictures(
+            [image[row] for row, _ in replaced], [ids[row] for row, _ in replaced], [one for _, one in replaced]
+        )
+        images = list(image)
+        for (row, _), picture in zip(replaced, from_uint8(pictures).to(image.dtype)):
+            images[row] = picture
+        return images
 
     def describe(self) -> dict[str, Any]:
         """What a summary says of the mixing; plain values."""
@@ -204,26 +217,32 @@ class Mixer:
 
     # -- parts ---------------------------------------------------------------------------------------------------
 
-    def _pictures(self, image: Tensor, ids: list[str], chosen: list[MixedIn]) -> Tensor:
-        """Reconstructions of images (R, 3, H, W) as uint8 on their device, read or made."""
+    def _pictures(self, images: list[Tensor], ids: list[str], chosen: list[MixedIn]) -> Tensor:
+        """Reconstructions of images (3, H, W) as uint8 on their device, read or made."""
         if self._cache is None:
-            return torch.stack([self._made(*one) for one in zip(image, ids, chosen)])
-        on_host = image.float().cpu().contiguous().numpy()
+            return torch.stack([self._made(*one) for one in zip(images, ids, chosen)])
+        arrays = [image.float().cpu().contiguous().numpy() for image in images]
+        # Hashing, reading and checking let go of the interpreter's lock.
+        looked_up = list(self._threads.map(self._look_up, arrays, ids, chosen))
         pictures: list[Tensor] = []
-        for row, (name, choice) in enumerate(zip(ids, chosen)):
-            # Of the numbers as they are: images that differ by less than a step of 8 bits are two images.
-            key = hashlib.blake2b(self._made_with[choice.timestep], digest_size=16)
-            key.update(f"{choice.draw}\x1f{name}\x1f{on_host[row].shape}\x1f".encode())
-            key.update(on_host[row])
-            kept = self._cache.read(key.hexdigest(), on_host[row].shape)
+        for image, name, choice, (key, kept) in zip(images, ids, chosen, looked_up):
             if kept is None:
-                picture = self._made(image[row], name, choice)
-                self._cache.write(key.hexdigest(), picture.cpu().numpy())
+                picture = self._made(image, name, choice)
+                self._cache.write(key, picture.cpu().numpy())
             else:
                 self._found += 1
                 picture = torch.from_numpy(kept.copy())
             pictures.append(picture)
-        return torch.stack([picture.to(image.device) for picture in pictures])
+        return torch.stack([picture.to(images[0].device) for picture in pictures])
+
+    def _look_up(self, image: NDArray[np.float32], name: str, chosen: MixedIn) -> tuple[str, NDArray[np.uint8] | None]:
+        """The key of a reconstruction, and what the cache holds under it."""
+        assert self._cache is not None
+        # Of the numbers as they are: images that differ by less than a step of 8 bits are two images.
+        key = hashlib.sha256(self._made_with[chosen.timestep])
+        key.update(f"{chosen.draw}\x1f{name}\x1f{image.shape}\x1f".encode())
+        key.update(image.data)
+        return key.hexdigest(), self._cache.read(key.hexdigest(), image.shape)
 
     def _made(self, image: Tensor, name: str, chosen: MixedIn) -> Tensor:
         """The reconstruction of one image (3, H, W), uint8."""

@@ -136,7 +136,7 @@ class TeacherTraining(LightningModule):
             self.mixer.start_epoch()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        seen = batch["image"] if self.mixer is None else self.mixer.mix(batch, self.current_epoch)
+        seen = list(batch["image"]) if self.mixer is None else self.mixer.mix(batch, self.current_epoch)
         image = torch.stack([self.augment((one + 1) / 2) for one in seen]) * 2 - 1
         loss = self._loss(self.teacher(image), batch["target"], batch["known"])
         if not torch.isfinite(loss):
