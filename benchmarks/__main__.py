@@ -8,7 +8,7 @@ import platform
 
 import torch
 
-from benchmarks import command_line, diagnosis, pairs, phantom, statistics, tokens, training
+from benchmarks import command_line, comparison, diagnosis, pairs, phantom, statistics, tokens, training
 
 
 def main() -> None:
@@ -18,7 +18,7 @@ def main() -> None:
         f"{datetime.date.today()}, {platform.machine()}, {os.cpu_count()} CPU cores, {device}, "
         f"Python {platform.python_version()}, torch {torch.__version__}"
     )
-    for benchmark in (command_line, phantom, statistics, diagnosis, training, pairs, tokens):
+    for benchmark in (command_line, phantom, statistics, comparison, diagnosis, training, pairs, tokens):
         print(f"\n== {benchmark.__name__.split('.')[-1]}")
         benchmark.main()
 

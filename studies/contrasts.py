@@ -1,78 +1,18 @@
-"""One training recipe against another on the same test images and seeds, with both sources of chance in the interval.
-
-A difference of two recipes varies with the test images and with the training seeds. With D_s the difference of seed s,
-estimated is the mean over the S seeds, with
-
-- v_images: its variance over test images, seeds fixed, from influence values averaged over seeds, patients as units;
-- v_seeds = var(D_s) / S: its variance between seeds on these images, S - 1 degrees of freedom;
-- both: v_images + v_seeds, Student's t with Satterthwaite's degrees of freedom. What images and seeds have in common
-  is counted in both, which errs to the wide side. Simulated with normal errors and three seeds, the 95 % interval holds
-  the truth in 93 to 95 % while v_seeds is at most twice v_images, in 92 % at ten times.
-"""
+"""Training recipes against each other on the same test images and seeds: what one judge saw of each."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import t as student
 
 from layerscope.artifacts import BottleneckScores
 from layerscope.functional.agreement import abs_delta_p
-from layerscope.functional.intervals import group_index, normal_interval, paired_difference, standard_error
+from layerscope.functional.contrasts import Contrast, contrast
+from layerscope.functional.intervals import group_index, paired_difference, standard_error
 from layerscope.functional.ranking import AurocInfluence, auroc_influence, macro_influence, mean_influence
 from layerscope.report.conditions import group_conditions
 from layerscope.report.evaluated import EvaluatedLabels
-
-MARGIN = 0.02
-"""A difference of macro AUROC that would matter: the margin of the diagnoses."""
-
-
-@dataclass(frozen=True)
-class Contrast:
-    """K differences. per_seed: (S, K). images, seeds, both: (2, K) ends of the intervals. df, p: of both, (K,).
-
-    NaN where a label has too few patients for a standard error. [0, 0] with p = 1 says that no seed moved a positive
-    past a negative.
-    """
-
-    delta: np.ndarray
-    per_seed: np.ndarray
-    images: np.ndarray
-    seeds: np.ndarray
-    both: np.ndarray
-    df: np.ndarray
-    p: np.ndarray
-
-
-def contrast(per_seed: np.ndarray, se_images: np.ndarray, units: int, level: float = 0.95) -> Contrast:
-    """The intervals of a mean difference over seeds.
-
-    Args:
-        per_seed: (S, K) differences, S at least 2.
-        se_images: (K,) standard error of their mean over test images, seeds fixed.
-        units: patients (or images) behind ``se_images``.
-    """
-    n_seeds = len(per_seed)
-    delta = per_seed.mean(axis=0)
-    v_images, v_seeds = np.square(se_images), per_seed.var(axis=0, ddof=1) / n_seeds
-    variance = v_images + v_seeds
-    with np.errstate(divide="ignore", invalid="ignore"):
-        df = np.square(variance) / (np.square(v_images) / (units - 1) + np.square(v_seeds) / (n_seeds - 1))
-        df = np.where(variance == 0, n_seeds - 1.0, df)
-        ratio = np.where((delta == 0) & (variance == 0), 0.0, np.abs(delta) / np.sqrt(variance))
-    half_seeds = student.ppf(0.5 + level / 2, n_seeds - 1) * np.sqrt(v_seeds)
-    half_both = student.ppf(0.5 + level / 2, df) * np.sqrt(variance)
-    return Contrast(
-        delta,
-        per_seed,
-        np.stack(normal_interval(delta, se_images, level)),
-        np.stack([delta - half_seeds, delta + half_seeds]),
-        np.stack([delta - half_both, delta + half_both]),
-        df,
-        2 * student.sf(ratio, df),
-    )
 
 
 class Judged:
@@ -131,24 +71,3 @@ def _check_paired(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, n
     """Ids of the images, and the judge's logits on the originals."""
     if not all(np.array_equal(*pair) for pair in zip(one, other)):
         raise ValueError("The diagnoses are not of the same images by the same judge, so they cannot be paired.")
-
-
-def outcome(low: float, high: float, p: float, margin: float | None = MARGIN) -> str:
-    """An interval of an AUROC difference in words.
-
-    p: adjusted where several questions are asked. margin: what would matter.
-
-    >>> outcome(0.01, 0.05, p=0.001)
-    'better'
-    >>> outcome(-0.01, 0.005, p=0.4)
-    'no difference shown, one of .02 excluded'
-    """
-    if not np.isfinite([low, high, p]).all():
-        return "cannot be told"
-    if low == high == 0:
-        return "no change of ranking"
-    small = margin is not None and -margin < low and high < margin
-    if p < 0.05:
-        word = "better" if low + high > 0 else "worse"
-        return f"{word}, by less than {margin:.2f}".replace("0.", ".") if small else word
-    return f"no difference shown, one of {margin:.2f} excluded".replace("0.", ".") if small else "no difference shown"

@@ -8,6 +8,7 @@ from itertools import zip_longest
 import numpy as np
 from matplotlib.lines import Line2D
 
+from layerscope.functional.contrasts import MARGIN, Contrast
 from layerscope.report.figure_style import (
     BLACK,
     BLUE,
@@ -22,7 +23,6 @@ from layerscope.report.figure_style import (
     signed_ticks,
     title,
 )
-from studies.contrasts import MARGIN, Contrast
 
 _LOOKS = ((BLUE, "o"), (VERMILION, "s"), (ORANGE, "D"))
 

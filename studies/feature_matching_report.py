@@ -9,9 +9,10 @@ import numpy as np
 import yaml
 
 from layerscope.artifacts import BottleneckScores, read_history, read_summary, write_file, write_json_file
+from layerscope.functional.contrasts import MARGIN, Contrast, outcome
 from layerscope.functional.intervals import holm
 from layerscope.report.sentences import short
-from studies.contrasts import MARGIN, Contrast, Judged, auroc_contrast, outcome, shift_contrast
+from studies.contrasts import Judged, auroc_contrast, shift_contrast
 from studies.feature_matching import ARMS, DRAWS, PHANTOM_SEED, TEACHERS, TRAINING, Study
 from studies.feature_matching_figure import contrast_figure
 
@@ -84,8 +85,8 @@ Judged by B: AUROC differences with intervals over both; p after Holm over the l
 All 95 %, paired on the same images and seeds; AUROC of each noise draw first, then their mean. Over images: influence
 values averaged over seeds, patients as units, seeds fixed. Over seeds: Student's t with {seed_df} degrees of freedom on
 the seeds' differences, images fixed; so few seeds make it wide. Over both: the sum of both variances, Student's t with
-Satterthwaite's degrees of freedom (`studies/contrasts.py` says how well that holds). Intervals of labels with fewer
-than about 10 positive patients are too narrow: they hold in 79 to 90 % instead of 95 with 5.
+Satterthwaite's degrees of freedom (`layerscope.functional.contrasts` says how well that holds). Intervals of labels
+with fewer than about 10 positive patients are too narrow: they hold in 79 to 90 % instead of 95 with 5.
 """
 
 _PAIRED = (

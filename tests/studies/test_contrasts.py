@@ -7,8 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from scipy.special import expit
-from scipy.stats import ttest_1samp, ttest_ind
-from studies.contrasts import Judged, auroc_contrast, contrast, outcome, shift_contrast
+from studies.contrasts import Judged, auroc_contrast, shift_contrast
 from studies_stand_ins import CONDITIONS, synthetic_scores
 
 from layerscope.artifacts import BottleneckScores
@@ -67,29 +66,6 @@ def test_intervals_over_images_are_those_of_a_patient_bootstrap() -> None:
     assert half_widths / 1.96 == pytest.approx(spread, rel=0.08)
 
 
-def test_the_interval_over_seeds_is_students() -> None:
-    per_seed = np.array([[0.01, -0.02], [0.03, 0.05], [0.04, 0.00]])
-    found = contrast(per_seed, np.zeros(2), units=100)
-    reference = ttest_1samp(per_seed, 0)
-    interval = reference.confidence_interval()
-    assert found.seeds == pytest.approx(np.stack([interval.low, interval.high]))
-    # Without any variance over images both sources are the seeds alone.
-    assert found.both == pytest.approx(found.seeds)
-    assert found.df == pytest.approx([2, 2])
-    assert found.p == pytest.approx(reference.pvalue)
-
-
-def test_both_sources_add_as_in_welchs_test() -> None:
-    """Seeds and images as two independent samples, whose mean difference has just this variance."""
-    rng = np.random.default_rng(1)
-    seeds, images = rng.normal(0.05, 0.04, 3), rng.normal(0.0, 0.3, 80)
-    found = contrast((seeds - images.mean())[:, None], np.array([images.std(ddof=1) / np.sqrt(80)]), units=80)
-    welch = ttest_ind(seeds, images, equal_var=False)
-    assert found.both[:, 0] == pytest.approx(welch.confidence_interval())
-    assert found.p[0] == pytest.approx(welch.pvalue)
-    assert found.df[0] == pytest.approx(welch.df)
-
-
 def test_identical_arms_do_not_differ() -> None:
     arm = Judged([synthetic_scores(1.0, seed) for seed in (1, 2)])
     for found in (auroc_contrast(arm, arm, "t52", "t52"), shift_contrast(arm, arm, "t52", "t52")):
@@ -103,21 +79,3 @@ def test_a_seed_that_saw_other_images_is_refused() -> None:
     other: BottleneckScores = replace(scores, id=scores.id[::-1])
     with pytest.raises(ValueError, match="same images"):
         Judged([scores, other])
-
-
-@pytest.mark.parametrize(
-    ("low", "high", "p", "words"),
-    [
-        (0.03, 0.06, 0.001, "better"),
-        (0.001, 0.01, 0.02, "better, by less than .02"),
-        (-0.06, -0.03, 0.001, "worse"),
-        (-0.01, 0.03, 0.3, "no difference shown"),
-        (-0.01, 0.01, 0.9, "no difference shown, one of .02 excluded"),
-        # Adjusted for several questions it may miss significance although its own interval does not hold 0.
-        (0.001, 0.03, 0.06, "no difference shown"),
-        (0.0, 0.0, 1.0, "no change of ranking"),
-        (float("nan"), float("nan"), float("nan"), "cannot be told"),
-    ],
-)
-def test_outcomes_in_words(low: float, high: float, p: float, words: str) -> None:
-    assert outcome(low, high, p) == words

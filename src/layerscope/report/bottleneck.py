@@ -12,12 +12,13 @@ import numpy as np
 from layerscope.artifacts.scores import BottleneckScores
 from layerscope.errors import ConfigurationError
 from layerscope.functional.intervals import benjamini_hochberg, holm, smallest_detectable_drop
-from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives, too_few
+from layerscope.functional.verdict import MIN_UNITS, decide, needed_positives
 from layerscope.report.agreement import agreement_rows, similarity_rows
 from layerscope.report.collapse import AT_OR_ABOVE, NO_ONSET_FLAG, collapse_rows
 from layerscope.report.conditions import ConditionGroup, group_conditions
 from layerscope.report.estimates import Estimates
 from layerscope.report.evaluated import EvaluatedLabels
+from layerscope.report.judged_labels import judged_labels, thin_labels, units, unrecognised
 from layerscope.report.label_metrics import METRICS, GroundTruth, LabelMetrics, measure_labels
 from layerscope.report.rows import (
     MACRO,
@@ -29,7 +30,8 @@ from layerscope.report.rows import (
     thresholds_missing,
     with_estimates,
 )
-from layerscope.report.sentences import overall_sentence, short
+from layerscope.report.saturation import SATURATED_FLAG, unseen_change, widen_macro, widen_saturated
+from layerscope.report.sentences import overall_sentence
 
 
 @dataclass(frozen=True)
@@ -125,9 +127,9 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
         settings.seed,
     )
     auroc = metrics.label["auroc"]
-    saturated = _widen_saturated(auroc, logits, truth, conditions, settings.level)
-    _widen_macro(metrics.macro["auroc"], auroc, truth.defined, saturated)
-    thin = _thin(truth)
+    saturated = widen_saturated(auroc, logits, truth, conditions, settings.level)
+    widen_macro(metrics.macro["auroc"], auroc, truth.defined, saturated)
+    thin = thin_labels(truth)
     _add_bands(metrics, truth, conditions, recon, saturated, settings)
     _adjust_p(auroc, conditions, recon)
 
@@ -166,65 +168,6 @@ def analyse_bottleneck(scores: BottleneckScores, settings: AnalysisSettings | No
     )
 
 
-def _widen_saturated(
-    auroc: Estimates, logits: np.ndarray, truth: GroundTruth, conditions: Sequence[ConditionGroup], level: float
-) -> np.ndarray:
-    """(G, L): labels whose AUROC shows no spread at all although the samples are ordered differently.
-
-    No sample moved past one of the other class, so their interval would be [0, 0] whatever the number of samples.
-    Instead it reaches to what a change may be that shows in none of m units, with confidence ``level``:
-    1 - (1 - level)^(1/m), about 3/m, within what AUROC can still fall or rise.
-    """
-    saturated = np.zeros(auroc.value.shape, dtype=np.bool_)
-    for g, condition in enumerate(conditions):
-        if condition.kind == "real":
-            continue
-        for k in np.flatnonzero((auroc.delta[g] == 0) & (auroc.delta_se[g] == 0)):
-            if _same_order(logits[:, truth.known[:, k], k], condition.rows):
-                continue
-            saturated[g, k] = True
-            auroc.delta_lo[g, k], auroc.delta_hi[g, k] = _unseen_change(auroc.value[0, k], truth, int(k), level)
-    return saturated
-
-
-def _same_order(logits: np.ndarray, rows: Sequence[int]) -> bool:
-    """Whether the scores (R, N) of every given row order the samples as those of row 0, the real image, do."""
-    order = np.argsort(logits[0], kind="stable")
-    return all(np.array_equal(order, np.argsort(logits[row], kind="stable")) for row in rows)
-
-
-def _unseen_change(value: float, truth: GroundTruth, label: int, level: float) -> tuple[float, float]:
-    """Lower and upper end of a change of AUROC that would show in none of the label's units, by the rule of three."""
-    change = 1 - (1 - level) ** (1 / min(_units(truth, label)))
-    return -min(change, float(value)), min(change, 1 - float(value))
-
-
-def _widen_macro(macro: Estimates, label: Estimates, used: np.ndarray, saturated: np.ndarray) -> None:
-    """Adds the saturated labels' unseen change to both ends of the macro interval, as an independent error.
-
-    used: (L,) the labels that ``macro`` averages.
-    """
-    for g in np.flatnonzero((saturated & used).any(axis=1)):
-        for bound, unseen, sign in ((macro.delta_lo, label.delta_lo, -1), (macro.delta_hi, label.delta_hi, 1)):
-            parts = [bound[g, 0] - macro.delta[g, 0], *unseen[g, saturated[g] & used] / used.sum()]
-            bound[g, 0] = macro.delta[g, 0] + sign * np.linalg.norm(parts)
-
-
-def _thin(truth: GroundTruth) -> list[str]:
-    """Why a defined label has too few units for an interval, one entry per label; empty where it has enough."""
-    grouped = truth.group is not None
-    return [too_few(*_units(truth, k), grouped) if defined else "" for k, defined in enumerate(truth.defined)]
-
-
-def _units(truth: GroundTruth, label: int) -> tuple[int, int]:
-    """Independent units with a positive and with a negative: patients where there are any, images otherwise."""
-    target, known = truth.target[:, label], truth.known[:, label]
-    positive, negative = ((target == value) & known for value in (1, 0))
-    if truth.group is None:
-        return int(positive.sum()), int(negative.sum())
-    return len(np.unique(truth.group[positive])), len(np.unique(truth.group[negative]))
-
-
 def _add_bands(
     metrics: LabelMetrics,
     truth: GroundTruth,
@@ -246,7 +189,7 @@ def _add_bands(
         if g == recon or g in noise:
             family = int(truth.defined.sum()) if g == recon else len(noise)
             level = 1 - (1 - settings.level) / family
-            auroc.sim_lo[g, k], auroc.sim_hi[g, k] = _unseen_change(auroc.value[0, k], truth, int(k), level)
+            auroc.sim_lo[g, k], auroc.sim_hi[g, k] = unseen_change(auroc.value[0, k], truth, int(k), level)
 
 
 def _adjust_p(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> None:
@@ -276,8 +219,8 @@ def _label_verdict(
     se, n_pos = float(auroc.delta_se[recon, k]), int(truth.n_pos[k])
     reason = truth.reason(k).removeprefix("undefined: ")
     verdict = decide(delta, lo, hi, settings.margin_label)
-    units = _units(truth, k)
-    unseen = _unrecognised(auroc, k, "this label", settings.margin_label)
+    found = units(truth, k)
+    unseen = unrecognised(auroc, k, "this label", settings.margin_label)
     blind = bool(unseen) and auroc.value[0, k] <= 0.5 + settings.margin_label
     if thin and not blind and not delta == lo == hi == 0:
         verdict, reason = "inconclusive", thin
@@ -291,11 +234,11 @@ def _label_verdict(
         if saturated[recon, k]:
             unsure = (1 - settings.level) / truth.defined.sum()
             needed = math.ceil(math.log(unsure) / math.log1p(-settings.margin_label))
-        if units[1] < MIN_UNITS:
+        if found[1] < MIN_UNITS:
             needed = None  # more positives do not help where negatives are short; the reason says so
-        elif units[0] < MIN_UNITS:
+        elif found[0] < MIN_UNITS:
             # Positives per group stay what they are.
-            needed = max(needed or 0, math.ceil(MIN_UNITS * n_pos / units[0]))
+            needed = max(needed or 0, math.ceil(MIN_UNITS * n_pos / found[0]))
     return {
         "label": name,
         "display": display,
@@ -353,31 +296,25 @@ def _overall_verdict(
     thin: Sequence[str],
     settings: AnalysisSettings,
 ) -> dict[str, Any]:
-    """The verdict on the average of the labels.
-
-    A label with too few units adds next to nothing to the standard error of an average, whatever its true spread: with
-    one positive a label, a 95 % interval held the truth in 20 % of redraws. So such labels are left out of the average
-    that is judged, and named.
-    """
+    """The verdict on the average of the labels; those with too few units are left out of it, and named."""
     truth = evaluated.truth
-    auroc, f1, used = metrics.macro["auroc"], metrics.macro["f1_fixed"], truth.defined
-    enough = used & ~np.array([bool(why) for why in thin])
-    left_out = [name for name, why in zip(evaluated.names, thin) if why and enough.any()]
+    auroc, f1, used = metrics.macro["auroc"], metrics.macro["f1_fixed"], judged_labels(truth, thin)
+    enough = used.any() and not any(why for why, judged in zip(thin, used) if judged)
+    left_out = [name for name, why in zip(evaluated.names, thin) if why and enough]
     if left_out:
-        used = enough
         auroc = metrics.macro_auroc(used, truth.group, settings.level)
-        _widen_macro(auroc, metrics.label["auroc"], used, saturated)
+        widen_macro(auroc, metrics.label["auroc"], used, saturated)
     delta, lo, hi = (float(cell[recon, 0]) for cell in (auroc.delta, auroc.delta_lo, auroc.delta_hi))
     se = float(auroc.delta_se[recon, 0])
     verdict, reason = decide(delta, lo, hi, settings.margin_macro), ""
-    if used.any() and not enough.any() and not delta == lo == hi == 0:
+    if used.any() and not enough and not delta == lo == hi == 0:
         verdict, reason = "inconclusive", f"every label has too few samples ({next(filter(None, thin))})"
-    elif verdict != _LOST and (unseen := _unrecognised(auroc, 0, "the labels", settings.margin_macro)):
+    elif verdict != _LOST and (unseen := unrecognised(auroc, 0, "the labels", settings.margin_macro)):
         verdict, reason = "undefined", unseen
     noise = [c for c in conditions if c.kind == "noise" and math.isfinite(c.log_snr)]
     needed = None
     # A saturated label shows no spread to scale from.
-    if verdict == "inconclusive" and enough.any() and not (saturated[recon] & used).any():
+    if verdict == "inconclusive" and enough and not (saturated[recon] & used).any():
         # Scaled from the mean number of positives of the labels that are averaged.
         positives = round(float(truth.n_pos[used].mean()))
         needed = needed_positives(positives, delta, se, settings.margin_macro, settings.level)
@@ -409,15 +346,6 @@ def _overall_verdict(
         "highest_log_snr": max((condition.log_snr for condition in noise), default=math.nan),
         **_noise_fields(collapse, MACRO),
     }
-
-
-def _unrecognised(auroc: Estimates, column: int, what: str, margin: float) -> str:
-    """Why nothing can be lost: AUROC on real images may be so near chance that it cannot fall by the margin."""
-    value, lo, hi = (float(cell[0, column]) for cell in (auroc.value, auroc.lo, auroc.hi))
-    if not lo <= 0.5 + margin:
-        return ""
-    figures = f"AUROC {short(value, 2)} [{short(lo, 2)}, {short(hi, 2)}]"
-    return f"the teacher does not recognise {what} on real images ({figures})"
 
 
 def _nearest_control(auroc: Estimates, conditions: Sequence[ConditionGroup], recon: int) -> str | None:
@@ -471,7 +399,7 @@ def _per_label_rows(
                 if metric.startswith("f1") and shifted[k] and condition.kind == "recon":
                     flag = "score shift"
                 elif metric == "auroc" and saturated[g, k]:
-                    flag = "no sample passed one of the other class: interval by the rule of three"
+                    flag = SATURATED_FLAG
                 value = estimates.value[g, k]
                 line = long_row(condition, name, metric, value, int(n[k]), int(n_pos[k]), averaged, flag)
                 rows.append(with_estimates(line, estimates, g, k))

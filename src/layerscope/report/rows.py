@@ -20,7 +20,7 @@ RESERVED_LABELS = frozenset({MACRO, MICRO, ALL})
 
 
 # A larger share of resamples without a value makes the interval one of the luckier resamples only.
-_MANY_UNDEFINED = 0.05
+MANY_UNDEFINED = 0.05
 
 # Below this many positives or negatives the normal approximation of the intervals is rough.
 _FEW = 10
@@ -110,6 +110,6 @@ def with_estimates(row: Row, estimates: Estimates, condition: int, column: int) 
 def with_undefined(flag: str, estimates: Estimates, condition: int, column: int) -> str:
     """The flag with the share of undefined resamples, where the value is defined and the share is large."""
     share = 0.0 if estimates.undefined is None else float(estimates.undefined[condition, column])
-    if share <= _MANY_UNDEFINED or math.isnan(estimates.value[condition, column]):
+    if share <= MANY_UNDEFINED or math.isnan(estimates.value[condition, column]):
         return flag
     return "; ".join(filter(None, [flag, f"{100 * share:.0f} % of resamples undefined"]))

@@ -13,6 +13,12 @@ ComparisonKind = Literal["bottleneck", "classifier"]
 RECON = "recon"
 """The condition of a reconstruction without latent noise."""
 
+REAL = "real"
+"""The condition of the original images, under which classifiers are compared."""
+
+FORCED_FLAG = "forced: runs are not comparable"
+"""In every row of a comparison whose runs differ where they ought to be equal."""
+
 HIGHER_IS_BETTER: Mapping[str, bool] = {
     "auroc": True,
     "delta_auroc": True,

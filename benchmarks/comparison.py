@@ -1,0 +1,97 @@
+"""Time `layerscope compare` at the size it promises: ``python -m benchmarks.comparison``.
+
+Nine candidates of 5000 images and 20 labels with the reconstruction and nine noise steps are written, then read and
+compared in a process of its own, which must not have loaded torch.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from layerscope.artifacts import BottleneckScores, open_run_directory
+
+CANDIDATES, IMAGES, LABELS = 9, 5000, 20
+STEPS = {3: 5.7, 14: 4.3, 52: 2.9, 153: 1.5, 330: 0.2, 538: -1.2, 724: -2.6, 875: -4.0, 999: -5.3}
+AT_MOST = 15.0
+
+COMPARE = """\
+import sys, time
+start = time.perf_counter()
+from layerscope.report.comparison.analysis import compare_runs
+from layerscope.report.comparison.runs import read_runs
+imported = time.perf_counter()
+runs = read_runs(sys.argv[1:])
+read = time.perf_counter()
+found = compare_runs(runs)
+done = time.perf_counter()
+assert "torch" not in sys.modules
+print(len(found.figures), len(found.pairwise), imported - start, read - imported, done - read)
+"""
+
+
+def write_candidates(root: Path) -> list[str]:
+    """Run directories whose candidates lose more and more; four draws of noise from t = 150 on."""
+    shared = np.random.default_rng(0)
+    target = (shared.random((IMAGES, LABELS)) < 0.15).astype(np.uint8)
+    background = shared.standard_normal((IMAGES, LABELS))
+    places = [("real", "real", -1, -1, np.nan), ("recon", "recon", -1, -1, np.nan)]
+    places += [(f"t{t}", "noise", t, draw, x) for t, x in STEPS.items() for draw in range(4 if t >= 150 else 1)]
+    names, kinds, t, draw, log_snr = (np.array(column) for column in zip(*places))
+    clear = np.where(np.isnan(log_snr), 1.0, 1 / (1 + np.exp(-np.nan_to_num(log_snr) - 1)))
+    paths = []
+    for candidate in range(CANDIDATES):
+        rng = np.random.default_rng(candidate + 1)
+        signal = (2.0 - 0.1 * candidate * (kinds != "real")) * clear
+        own = 0.7 * (kinds != "real")[:, None, None] * rng.standard_normal((len(names), IMAGES, LABELS))
+        scores = BottleneckScores(
+            id=np.array([f"image{i:05d}" for i in range(IMAGES)]),
+            group=np.array([f"patient{i // 2:05d}" for i in range(IMAGES)]),
+            target=target,
+            known=np.ones((IMAGES, LABELS), dtype=np.bool_),
+            label=np.array([f"label{k}" for k in range(LABELS)]),
+            label_display=np.array([f"Label {k}" for k in range(LABELS)]),
+            evaluated=np.ones(LABELS, dtype=np.bool_),
+            logits=(signal[:, None, None] * target + background + own).astype(np.float32),
+            threshold_global=1.0,
+            threshold_label=np.ones(LABELS),
+            threshold_source="benchmark",
+            condition=names,
+            kind=kinds,
+            t=t,
+            draw=draw,
+            log_snr=log_snr,
+            log_snr_eff=log_snr - 0.1 * candidate,
+            similarity_name=np.array(["embedding", *(f"stage{i}.pooled" for i in range(4))]),
+            similarity=rng.uniform(0.8, 1.0, (len(names), IMAGES, 5)).astype(np.float32),
+            similarity_null=rng.uniform(0.1, 0.3, (500, 5)).astype(np.float32),
+            quality_name=np.array(["psnr_db", "ssim"]),
+            quality=rng.normal((28, 0.8), (2, 0.05), (IMAGES, 2)).astype(np.float32),
+        )
+        path = root / f"candidate{candidate}"
+        with open_run_directory(path).staged() as stage:
+            stage.write_npz("scores.npz", scores.arrays())
+            stage.write_json("summary.json", {"task": "vae_bottleneck", "split": "test", "data_hash": "benchmark"})
+        paths.append(str(path))
+    return paths
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        paths = write_candidates(Path(folder))
+        done = subprocess.run([sys.executable, "-c", COMPARE, *paths], check=True, capture_output=True, text=True)
+    figures, pairs, *seconds = map(float, done.stdout.split())
+    print(
+        f"{CANDIDATES} candidates, N={IMAGES} L={LABELS}, {len(STEPS)} steps: {figures:.0f} figures, {pairs:.0f} pairs"
+    )
+    for name, one in zip(("imports", "reading", "statistics"), seconds):
+        print(f"{name:12} {one:7.2f} s")
+    print(f"{'in all':12} {sum(seconds):7.2f} s, at most {AT_MOST:.0f}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,254 @@
+"""Rows of pairwise.csv: every candidate against every other on the same images, corrected within families."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+
+from layerscope.functional.contrasts import outcome
+from layerscope.functional.intervals import holm
+from layerscope.functional.scored_labels import FloatArray
+from layerscope.report.comparison.estimation import (
+    Estimated,
+    critical_value,
+    from_images,
+    from_resamples,
+    simultaneous_interval,
+)
+from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing
+from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
+from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY
+from layerscope.report.comparison.study import (
+    Candidate,
+    Study,
+    auroc_at,
+    influences,
+    minus_real,
+    quality,
+    quality_estimate,
+)
+from layerscope.report.rows import MACRO, MANY_UNDEFINED, Row
+from layerscope.report.saturation import SATURATED_FLAG
+
+ONE_SEED = "one training seed: spread between seeds unknown"
+BEYOND = "both beyond what was measured: a difference there is not seen"
+_BOUNDED = {"auroc", "ap", "flip_rate", "negative_flip_rate", "mean_abs_delta_p"}
+"""Metrics whose differences lie within -1 and 1."""
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """One difference: a column of what was estimated, and what its words depend on.
+
+    column: among the labels and the macro average. saturated, at: of ``Study.widened``. doubt: why it decides nothing.
+    """
+
+    one: Candidate
+    other: Candidate
+    metric: str
+    condition: str
+    label: str
+    estimated: Estimated
+    place: int
+    column: int
+    flags: Sequence[str]
+    doubt: str = ""
+    margin: float | None = None
+    saturated: np.ndarray | None = None
+    at: FloatArray | None = None
+
+    def ends(self, study: Study, ends: tuple[float, float], level: float) -> tuple[float, float]:
+        """An interval, widened where no sample moved, within what the metric allows."""
+        if self.saturated is not None and self.at is not None:
+            ends = study.widened(self.estimated, ends, self.column, self.saturated, self.at, level)
+        return (max(ends[0], -1.0), min(ends[1], 1.0)) if self.metric in _BOUNDED else ends
+
+
+def pair_rows(study: Study, candidates: Sequence[Candidate], baseline: str | None) -> list[Row]:
+    """Differences ``candidate`` minus ``other``; with a baseline, ``other`` is the baseline in all its pairs."""
+    families: dict[str, list[_Asked]] = {}
+    for one, other in _pairs(candidates, baseline):
+        among = "all pairs" if baseline is None else f"pairs with {baseline}"
+        if baseline is not None and baseline not in (one.side.candidate, other.side.candidate):
+            among = f"pairs without {baseline}"
+        for asked in _asked(study, one, other):
+            families.setdefault(f"{_subject(asked)}, {among}", []).append(asked)
+    return [row for family, members in families.items() for row in _family_rows(study, family, members)]
+
+
+def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
+    pairs = list(combinations(candidates, 2))
+    turned = [(b, a) if a.side.candidate == baseline else (a, b) for a, b in pairs]
+    return sorted(turned, key=lambda pair: baseline is not None and pair[1].side.candidate != baseline)
+
+
+def _subject(asked: _Asked) -> str:
+    """What a family is about: one metric at one place, or AUROC of all labels, or at all noise steps."""
+    if asked.condition not in ("", RECON, REAL):
+        return f"{asked.metric} macro at all noise steps"
+    at = f" at {asked.condition}" if asked.condition else ""
+    if asked.label not in ("", MACRO):
+        return f"{asked.metric} of all labels{at}"
+    return f"{asked.metric}{' macro' if asked.label else ''}{at}"
+
+
+def _asked(study: Study, one: Candidate, other: Candidate) -> Iterator[_Asked]:
+    bottleneck = one.figures[0].run.kind == "bottleneck"
+    main = RECON if bottleneck else REAL
+    yield from _auroc(study, one, other, main, range(len(study.names)), ())
+    yield _average_precision(study, one, other, main)
+    if not bottleneck:
+        return
+    macro = len(study.labels)
+    for metric in AGREEMENT:
+        sides = ([run.agreement[metric] for run in each.figures] for each in (one, other))
+        found = from_images(one.side, next(sides), study.sampling, other.side, next(sides))
+        yield _Asked(one, other, metric, RECON, MACRO, found, 0, macro, ())
+    for metric in QUALITY:
+        values, others = quality(one, metric), quality(other, metric)
+        if values is not None and others is not None:
+            found = quality_estimate(one, values, study.sampling, other, others)
+            flag = "" if np.isfinite(found.value[0]) else "infinite: reconstructions equal to their originals"
+            yield _Asked(one, other, metric, RECON, "", found, 0, macro, (flag,))
+    runs = [run.run for each in (one, other) for run in each.figures]
+    noise_flag = OTHER_NOISE if differing(runs, ["latent_shape"]) else ""
+    if not differing(runs, STEP_PROTOCOL):
+        for step in _common_steps(one, other):
+            yield from _auroc(study, one, other, step, [macro], (noise_flag,))
+    if not differing(runs, CURVE_PROTOCOL):
+        yield from _curves(study, one, other, noise_flag)
+
+
+def _common_steps(one: Candidate, other: Candidate) -> list[str]:
+    runs = [*one.figures, *other.figures]
+    steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
+    return [name for name in steps if all(name in run.conditions for run in runs)]
+
+
+def _auroc(
+    study: Study, one: Candidate, other: Candidate, condition: str, columns: Sequence[int], flags: Sequence[str]
+) -> Iterator[_Asked]:
+    """The difference of what both lose; classifiers lose nothing, and AUROC itself is held against AUROC."""
+    lost = condition != REAL
+    found = from_images(
+        one.side,
+        influences(one, condition, lost),
+        study.sampling,
+        other.side,
+        influences(other, condition, lost),
+    )
+    saturated, at = study.saturated(one, condition, other), auroc_at(other, condition)
+    for k in columns:
+        macro = k == len(study.labels)
+        doubt = study.doubt(k)
+        flag = SATURATED_FLAG if not macro and saturated[k] else ""
+        yield _Asked(
+            one,
+            other,
+            "auroc",
+            condition,
+            study.names[k],
+            found,
+            k if len(found.value) > 1 else 0,
+            k,
+            (*flags, doubt, flag, "" if doubt else study.unrecognised[k]),
+            doubt,
+            study.settings.margin_macro if macro else study.settings.margin_label,
+            saturated,
+            at,
+        )
+
+
+def _average_precision(study: Study, one: Candidate, other: Candidate, condition: str) -> _Asked:
+    lost = [
+        [run.ap[REAL] for run in each.figures] if condition == REAL else minus_real(each.figures, condition)
+        for each in (one, other)
+    ]
+    found = from_resamples(one.side, lost[0], study.sampling, other.side, lost[1])
+    macro = len(study.labels)
+    doubt = study.doubt(macro)
+    return _Asked(one, other, "ap", condition, MACRO, found, macro, macro, (doubt,), doubt)
+
+
+def _curves(study: Study, one: Candidate, other: Candidate, noise_flag: str) -> Iterator[_Asked]:
+    """Differences of the retained area, and of the collapse point within the range that all were measured over."""
+    macro = len(study.labels)
+    doubt = study.doubt(macro)
+    areas = [[study.area(run) for run in each.figures] for each in (one, other)]
+    if study.common_range is None:
+        return
+    found = from_images(
+        one.side, [area for area, _ in areas[0]], study.sampling, other.side, [area for area, _ in areas[1]]
+    )
+    whys = [why for side in areas for _, why in side]
+    yield _Asked(one, other, "retained_area", "", MACRO, found, 0, macro, (noise_flag, doubt, *whys), doubt)
+    points = [[point for run in each.figures if (point := study.collapse(run))] for each in (one, other)]
+    points = [[point.column(macro) for point in side] for side in points]
+    found = from_resamples(one.side, points[0], study.sampling, other.side, points[1], recentred=False)
+    ends = [point.value[0] in study.common_range for side in points for point in side]
+    same = len({float(point.value[0]) for side in points for point in side}) == 1
+    flag = BEYOND if all(ends) and same else ""
+    yield _Asked(one, other, "collapse_log_snr_eff", "", MACRO, found, 0, macro, (noise_flag, doubt, flag), doubt)
+
+
+def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterator[Row]:
+    level = study.settings.level
+    p_holm = holm([asked.estimated.p[asked.place] for asked in members])
+    size = int(np.isfinite(p_holm).sum())
+    # One difference alone needs no correction.
+    critical = (
+        critical_value([(asked.estimated, asked.place) for asked in members], level, study.settings.seed)
+        if size > 1
+        else math.nan
+    )
+    for asked, p in zip(members, p_holm):
+        estimated, k = asked.estimated, asked.place
+        own = float(estimated.lo[k]), float(estimated.hi[k])
+        lo, hi = asked.ends(study, own, level)
+        together = simultaneous_interval(estimated, k, critical) if size > 1 else own
+        sim_lo, sim_hi = asked.ends(study, together, 1 - (1 - level) / max(size, 1))
+        words = outcome(
+            sim_lo,
+            sim_hi,
+            float(p),
+            asked.margin,
+            HIGHER_IS_BETTER[asked.metric],
+            level,
+            "no change of ranking" if asked.metric in ("auroc", "ap") else "no difference shown",
+        )
+        unmoved = sim_lo == sim_hi == 0
+        if (asked.doubt and not unmoved) or (_blind(study, asked) and not words.startswith(("better", "worse"))):
+            words = "cannot be told"
+        seeds = min(len(each.figures) for each in (asked.one, asked.other))
+        share = estimated.undefined[k]
+        flags = [
+            *asked.flags,
+            f"{100 * share:.0f} % of resamples undefined" if share > MANY_UNDEFINED else "",
+            ONE_SEED if seeds < 2 else "",
+        ]
+        yield {
+            "candidate": asked.one.side.candidate,
+            "other": asked.other.side.candidate,
+            "condition": asked.condition,
+            "label": asked.label,
+            "metric": asked.metric,
+            "family": family,
+            "difference": float(estimated.value[k]),
+            "ci_lo": lo,
+            "ci_hi": hi,
+            "ci_sim_lo": sim_lo,
+            "ci_sim_hi": sim_hi,
+            "p": float(estimated.p[k]),
+            "p_holm": float(p),
+            "outcome": words,
+            "flag": "; ".join(dict.fromkeys(filter(None, flags))),
+        }
+
+
+def _blind(study: Study, asked: _Asked) -> bool:
+    """Whether the teacher is so near chance on real images that nothing could be lost."""
+    return asked.metric == "auroc" and asked.condition != REAL and bool(study.unrecognised[asked.column])
