@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from layerscope.report.comparison.result import RECON, Comparison
+from layerscope.report.comparison.result import REAL, RECON, Comparison
 from layerscope.report.rows import MACRO, Row
 
 
@@ -46,7 +46,7 @@ def number(row: Row | None, name: str = "value") -> float:
 
 def main_condition(comparison: Comparison) -> str:
     """The condition that candidates are compared under first."""
-    return RECON if comparison.kind == "bottleneck" else "real"
+    return RECON if comparison.kind == "bottleneck" else REAL
 
 
 def main_metric(comparison: Comparison) -> str:
