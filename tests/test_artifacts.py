@@ -483,7 +483,8 @@ def test_every_column_is_described() -> None:
 
     text = (Path(__file__).parents[1] / "docs/artifacts.md").read_text(encoding="utf-8")
     columns = {*tables.LONG_COLUMNS, *tables.COLLAPSE_COLUMNS, *tables.CLASSIFIER_COLUMNS, *HISTORY_COLUMNS}
-    for column in columns | {*tables.PAIR_COLUMNS, *tables.LOCALISATION_COLUMNS}:
+    compared = {*tables.COMPARISON_COLUMNS, *tables.PAIRWISE_COLUMNS}
+    for column in columns | compared | {*tables.PAIR_COLUMNS, *tables.LOCALISATION_COLUMNS}:
         assert f"`{column}`" in text, column
     for name in vars(bottleneck_scores()):
         assert f"`{name}`" in text, name

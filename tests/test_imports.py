@@ -78,6 +78,7 @@ def test_help_artifacts_and_report_load_no_torch() -> None:
     for statement in (
         "from layerscope.cli import main; main(['--help']); main(['--version'])",
         "import layerscope.artifacts, layerscope.report.bottleneck, layerscope.report.figures_bottleneck",
+        "import layerscope.cli.compare, layerscope.report.comparison.files, layerscope.report.comparison.console",
     ):
         code = f"import sys; {statement}; sys.exit('torch' in sys.modules or 'lightning' in sys.modules)"
         assert subprocess.run([sys.executable, "-c", code], stdout=subprocess.DEVNULL).returncode == 0

@@ -45,13 +45,14 @@ def row(candidate: str, metric: str, value: float, half: float = NAN, **cells: A
 def pair(candidate: str, other: str, value: float, half: float, margin: float = 0.02, **cells: Any) -> Row:
     """A row of pairwise.csv: macro difference at recon, its simultaneous interval 1.4 times as wide as its own."""
     lo, hi = value - 1.4 * half, value + 1.4 * half
-    inside = "no difference beyond the margin" if max(abs(lo), abs(hi)) < margin else "undecided"
-    outcome = "better" if lo > 0 else "worse" if hi < 0 else inside
+    small = max(abs(lo), abs(hi)) < margin
+    inside = "no difference shown" + ", one of .02 excluded" * small
+    outcome = "cannot be told" if math.isnan(value) else "better" if lo > 0 else "worse" if hi < 0 else inside
     empty: Row = dict.fromkeys(PAIRWISE_COLUMNS, NAN)
     text = {
         "condition": RECON,
         "label": MACRO,
-        "metric": "delta_auroc",
+        "metric": "auroc",
         "family": "macro",
         "outcome": outcome,
         "flag": "",
@@ -115,9 +116,8 @@ def classifiers(baseline: str | None = "teacher a", names: Sequence[str] = ("tea
             row(name, "auroc", value[name] - 0.03 * k, 0.02, condition="real", label=label)
             for k, label in enumerate(LABELS)
         ]
-    cells = {"condition": "real", "metric": "auroc"}
     pairs = [
-        pair(first, second, value[first] - value[second], 0.008, **cells)
+        pair(first, second, value[first] - value[second], 0.008, condition="real")
         for place, first in enumerate(names)
         for second in names[place + 1 :]
     ]

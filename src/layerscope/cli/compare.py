@@ -38,7 +38,8 @@ def main(arguments: list[str]) -> int:
 def run(args: argparse.Namespace) -> int:
     """Compares, writes and prints."""
     from layerscope.artifacts import open_run_directory
-    from layerscope.report.comparison.analysis import ComparisonSettings, compare_runs
+    from layerscope.report.bottleneck import AnalysisSettings
+    from layerscope.report.comparison.analysis import compare_runs
     from layerscope.report.comparison.console import comparison_text
     from layerscope.report.comparison.files import write_comparison
     from layerscope.report.comparison.runs import read_runs
@@ -46,10 +47,9 @@ def run(args: argparse.Namespace) -> int:
 
     runs = read_runs(args.runs)
     check_baseline(args.baseline, list(dict.fromkeys(one.candidate for one in runs)))
-    settings = ComparisonSettings(margin=args.margin, level=args.level)
-    directory = open_run_directory(args.output, args.overwrite)
+    settings = AnalysisSettings(margin_macro=args.margin, level=args.level)
     comparison = compare_runs(runs, args.baseline, args.force, settings)
-    with directory.staged() as stage:
+    with open_run_directory(args.output, args.overwrite).staged() as stage:
         write_comparison(comparison, sources_of(runs), stage)
     print(comparison_text(comparison))
     print(f"Wrote {args.output} (comparison.md, comparison.png, tables).")

@@ -5,11 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from layerscope.report.comparison.result import RECON, Comparison
+from layerscope.report.comparison.result import REAL, RECON, Comparison
 from layerscope.report.rows import MACRO, Row
-
-FORCED_FLAG = "forced: runs are not comparable"
-"""In every row of a comparison whose runs differ where they ought to be equal."""
 
 
 @dataclass(frozen=True)
@@ -27,9 +24,14 @@ class Difference:
     outcome: str
 
     @property
-    def shown(self) -> bool:
-        """The simultaneous interval excludes 0."""
-        return self.sim_lo > 0 or self.sim_hi < 0
+    def better(self) -> bool:
+        """The candidate is shown to be better, by p after correction."""
+        return self.outcome.startswith("better")
+
+    @property
+    def worse(self) -> bool:
+        """The candidate is shown to be worse."""
+        return self.outcome.startswith("worse")
 
     @property
     def excluded(self) -> float:
@@ -44,7 +46,7 @@ def number(row: Row | None, name: str = "value") -> float:
 
 def main_condition(comparison: Comparison) -> str:
     """The condition that candidates are compared under first."""
-    return RECON if comparison.kind == "bottleneck" else "real"
+    return RECON if comparison.kind == "bottleneck" else REAL
 
 
 def main_metric(comparison: Comparison) -> str:
@@ -94,19 +96,12 @@ def reference(comparison: Comparison) -> str | None:
     return comparison.baseline if comparison.baseline is not None else next(iter(ranked(comparison)), None)
 
 
-def difference(
-    comparison: Comparison, candidate: str, other: str, metric: str | None = None, label: str = MACRO
-) -> Difference | None:
-    """``candidate`` minus ``other`` under the main condition, by whichever of both is stored; None if neither is.
-
-    metric: the main one by default; on the same images a difference of ``delta_auroc`` is one of ``auroc``.
-    """
-    metrics = [metric] if metric else list(dict.fromkeys([main_metric(comparison), "auroc"]))
-    for name in metrics:
-        for first, second, sign in ((candidate, other, 1.0), (other, candidate, -1.0)):
-            row = comparison.pair(first, second, name, label, main_condition(comparison))
-            if row is not None:
-                return _directed(row, candidate, other, sign)
+def difference(comparison: Comparison, candidate: str, other: str) -> Difference | None:
+    """Macro AUROC of ``candidate`` minus that of ``other``, by whichever of both is stored; None if neither is."""
+    for first, second, sign in ((candidate, other, 1.0), (other, candidate, -1.0)):
+        row = comparison.pair(first, second, "auroc", MACRO, main_condition(comparison))
+        if row is not None:
+            return _directed(row, candidate, other, sign)
     return None
 
 
@@ -115,7 +110,8 @@ def _directed(row: Row, candidate: str, other: str, sign: float) -> Difference:
     (lo, hi), (sim_lo, sim_hi) = ends if sign > 0 else [(-hi, -lo) for lo, hi in ends]
     outcome = str(row["outcome"] or "")
     if sign < 0:
-        outcome = {"better": "worse", "worse": "better"}.get(outcome, outcome)
+        word, *rest = outcome.partition(",")
+        outcome = {"better": "worse", "worse": "better"}.get(word, word) + "".join(rest)
     value, p_holm = sign * number(row, "difference"), number(row, "p_holm")
     return Difference(candidate, other, value, lo, hi, sim_lo, sim_hi, p_holm, outcome)
 

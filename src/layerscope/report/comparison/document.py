@@ -63,8 +63,9 @@ def coverage(comparison: Comparison) -> str:
     )
     noise = " and the noise draws" if comparison.kind == "bottleneck" else ""
     return (
-        f"Intervals are {percent(comparison.level)} and cover {images}, {clusters}{noise}. They do not cover training: "
-        "another seed gives another model. Simultaneous intervals hold for their whole family at once."
+        f"Intervals are {percent(comparison.level)} and cover {images}, {clusters}{noise}. Training seeds are covered "
+        "only of candidates with several; of one with a single seed, another seed may give another figure. "
+        "Simultaneous intervals hold for their whole family at once."
     )
 
 

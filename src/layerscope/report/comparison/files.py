@@ -7,34 +7,28 @@ from typing import Any
 
 from layerscope.artifacts import COMPARISON_COLUMNS, PAIRWISE_COLUMNS, SCHEMA_VERSION, Stage, package_versions
 from layerscope.artifacts.run_directory import SUMMARY
-from layerscope.report.comparison.cells import FORCED_FLAG, differences, main_metric, number, own, ranked
+from layerscope.report.comparison.cells import differences, main_metric, number, own, ranked
 from layerscope.report.comparison.document import comparison_document
 from layerscope.report.comparison.figures import comparison_figures
 from layerscope.report.comparison.reading import reading
 from layerscope.report.comparison.result import Comparison
 from layerscope.report.comparison.sources import Sources
 from layerscope.report.figure_style import png
-from layerscope.report.rows import Row
 
 
 def write_comparison(comparison: Comparison, sources: Sources, stage: Stage) -> None:
     """comparison.csv, pairwise.csv, comparison.json, comparison.md, the figures and summary.json.
 
-    Of a forced comparison every row is flagged and every text and figure says so.
+    Of a forced comparison every text and figure says so, as the rows' flags do.
     """
     figures, not_drawn = comparison_figures(comparison)
     not_measured = [*map(dict, comparison.not_measured), *not_drawn]
     for name, figure in figures.items():
         stage.write_bytes(name, png(figure))
-    stage.write_csv("comparison.csv", _flagged(comparison.figures, comparison), COMPARISON_COLUMNS)
-    stage.write_csv("pairwise.csv", _flagged(comparison.pairwise, comparison), PAIRWISE_COLUMNS)
-    content = {name: value for name, value in vars(comparison).items() if name not in ("figures", "pairwise")}
-    tables = {
-        "figures": _flagged(comparison.figures, comparison),
-        "pairwise": _flagged(comparison.pairwise, comparison),
-    }
-    forced = bool(comparison.mismatches)
-    stage.write_json("comparison.json", {"schema_version": SCHEMA_VERSION, "forced": forced, **content, **tables})
+    stage.write_csv("comparison.csv", comparison.figures, COMPARISON_COLUMNS)
+    stage.write_csv("pairwise.csv", comparison.pairwise, PAIRWISE_COLUMNS)
+    content = {"schema_version": SCHEMA_VERSION, "forced": bool(comparison.mismatches), **vars(comparison)}
+    stage.write_json("comparison.json", content)
     stage.write_text("comparison.md", comparison_document(comparison, sources, list(figures), not_measured))
     stage.write_json(SUMMARY, _summary(comparison, sources, not_measured))
 
@@ -51,12 +45,6 @@ def headline(comparison: Comparison) -> dict[str, Any]:
     what = "change of macro AUROC" if comparison.kind == "bottleneck" else "macro AUROC"
     figure = what if best is None else f"{what} of {best}"
     return {"figure": figure, "value": number(row), "ci_lo": number(row, "ci_lo"), "ci_hi": number(row, "ci_hi")}
-
-
-def _flagged(rows: Sequence[Row], comparison: Comparison) -> list[Row]:
-    if not comparison.mismatches:
-        return list(rows)
-    return [{**row, "flag": "; ".join(filter(None, [row["flag"], FORCED_FLAG]))} for row in rows]
 
 
 def _summary(comparison: Comparison, sources: Sources, not_measured: Sequence[dict[str, str]]) -> dict[str, Any]:

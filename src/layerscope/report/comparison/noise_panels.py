@@ -12,7 +12,7 @@ from matplotlib.ticker import FuncFormatter
 
 from layerscope.report.comparison.cells import number
 from layerscope.report.comparison.looks import Look, candidate_names, looks
-from layerscope.report.comparison.result import RECON, Comparison
+from layerscope.report.comparison.result import REAL, RECON, Comparison
 from layerscope.report.figure_rows import bar_lengths, possible_range
 from layerscope.report.figure_style import BLACK, GREY, quiet_grid
 from layerscope.report.rows import MACRO, Row
@@ -31,7 +31,7 @@ def curve(comparison: Comparison, candidate: str) -> list[Row]:
         row
         for row in comparison.figures
         if (row["candidate"], row["run"], row["metric"], row["label"]) == (candidate, "", "auroc", MACRO)
-        and row["condition"] not in (RECON, "real", "")
+        and row["condition"] not in (RECON, REAL, "")
         and math.isfinite(number(row, "log_snr_eff"))
         and math.isfinite(number(row))
     ]

@@ -65,10 +65,10 @@ def _best_sentences(comparison: Comparison) -> list[str]:
     if len(order) == 1:
         return [f"Only {best} has a macro AUROC: {short(value, sign=metric != 'auroc')}{interval}."]
     found = {name: difference(comparison, best, name) for name in order[1:]}
-    shown = [name for name, one in found.items() if one is not None and one.shown]
-    open_ones = [one for one in found.values() if one is not None and not one.shown]
+    shown = [name for name, one in found.items() if one is not None and one.better]
+    open_ones = [one for one in found.values() if one is not None and not one.better]
     missing = [name for name, one in found.items() if one is None]
-    certain = f"simultaneous {percent(comparison.level)} intervals"
+    certain = "p corrected by Holm's method"
     if len(shown) == len(found):
         second = [f"That {best} is the best is shown: it differs from every other ({certain})."]
     elif shown:
@@ -88,9 +88,9 @@ def _baseline_sentence(comparison: Comparison) -> str:
     if base is None or base == next(iter(ranked(comparison)), None):
         return ""
     found = differences(comparison)
-    better = [f"{one.candidate} ({short(one.value, sign=True)})" for one in found if one.sim_lo > 0]
-    worse = [f"{one.candidate} ({short(one.value, sign=True)})" for one in found if one.sim_hi < 0]
-    open_ones = [one for one in found if not one.shown]
+    better = [f"{one.candidate} ({short(one.value, sign=True)})" for one in found if one.better]
+    worse = [f"{one.candidate} ({short(one.value, sign=True)})" for one in found if one.worse]
+    open_ones = [one for one in found if not (one.better or one.worse)]
     parts = [f"better: {joined(better)}"] * bool(better) + [f"worse: {joined(worse)}"] * bool(worse)
     if open_ones:
         parts.append(f"no difference shown: {_excluded(open_ones, comparison.margin, other=False)}")
