@@ -17,7 +17,10 @@ _HASH = 12
 """Digits of a hash in a text; the whole one is in summary.json."""
 
 
-_PAIRS = "Candidate minus the other. pairwise.csv holds all differences with all digits."
+_PAIRS = (
+    "Candidate minus the other. Outcomes go by p, corrected by Holm's method; pairwise.csv holds the differences of "
+    "all other figures too."
+)
 
 
 def comparison_document(

@@ -120,17 +120,22 @@ def main_table(comparison: Comparison) -> Table:
     return ["candidate", *(column.heading for column in columns)], rows
 
 
+_PAIR_HEADINGS = {"auroc": "AUROC", "ap": "mAP"}
+"""What differences are listed of; ten candidates have 45 of each."""
+
+
 def pair_table(comparison: Comparison) -> Table:
-    """Differences of averages over labels under the main condition, as they are stored, with p after correction."""
+    """Differences of macro AUROC and mAP under the main condition, as they are stored, with p after correction."""
     rows = []
     for row in comparison.pairwise:
-        if (row["label"], row["condition"]) not in places(comparison):
+        heading = _PAIR_HEADINGS.get(row["metric"])
+        if heading is None or (row["label"], row["condition"]) not in places(comparison):
             continue
         ends = [
             f"[{change(number(row, f'{kind}_lo'))}, {change(number(row, f'{kind}_hi'))}]" for kind in ("ci", "ci_sim")
         ]
         value, p = change(number(row, "difference")), p_text(number(row, "p_holm"))
-        cells = [row["candidate"], row["other"], row["metric"], value, *ends, p, row["outcome"]]
+        cells = [row["candidate"], row["other"], heading, value, *ends, p, row["outcome"]]
         rows.append([str(cell or "") for cell in cells])
     return [
         "candidate",
