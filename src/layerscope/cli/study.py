@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from layerscope.cli.launching import add_launch_options, check_launch_options, check_runs, run_here, show_runs
 from layerscope.errors import ConfigurationError
+from layerscope.launch import Job
+from layerscope.launch.recipe import read_recipe
+from layerscope.launch.table import RunTable
 from layerscope.shipped import here_or_shipped
 
 
@@ -26,15 +31,22 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
     parser.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="another value of a variable (repeatable)"
     )
-    add_launch_arguments(parser)
+    add_launch_options(parser)
     options = parser.parse_args(arguments)
-
-    from layerscope.launch.recipe import LIGHTNING_VERBS, read_recipe
-
+    check_launch_options(options)
     path = here_or_shipped(options.config)
     recipe = read_recipe(path, options.output, dict(_variable(text) for text in options.set))
-    jobs = recipe.jobs()
-    return launch(jobs, recipe.output, options, LIGHTNING_VERBS, allow_import)
+    jobs = [_allowing(job, allow_import) for job in recipe.jobs()]
+    check_runs(jobs, allow_import)
+    if options.dry_run:
+        return show_runs(jobs, recipe.output, options.overwrite)
+    table = RunTable(recipe.output / "study.csv", jobs, [{} for _ in jobs])
+    return run_here(jobs, recipe.output, table, options)
+
+
+def _allowing(job: Job, modules: Sequence[str]) -> Job:
+    """The run with the modules that its configuration may name, which are an option of the whole command line."""
+    return replace(job, arguments=(*job.arguments, *(f"--allow-import={module}" for module in modules)))
 
 
 def _variable(text: str) -> tuple[str, Any]:

@@ -1,4 +1,4 @@
-"""What a sweep has found so far: sweep.csv and sweep.json."""
+"""What many runs have found so far: a table, sweep.csv or study.csv, and the same as JSON."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from layerscope.launch.job import Job, Outcome
 HEADLINE = ("figure", "value", "ci_lo", "ci_hi")
 
 
-class SweepTable:
-    """A row for each run of a sweep, in their order; written whole whenever one has ended.
+class RunTable:
+    """A row for each run, in their order; written whole whenever one has ended.
 
     Args:
-        folder: where the files go.
+        path: of the table for spreadsheets; the JSON lies beside it.
         settings: of each job the settings that make it differ from the others, as the command line takes them.
     """
 
-    def __init__(self, folder: Path, jobs: Sequence[Job], settings: Sequence[Mapping[str, str]]) -> None:
-        self._folder = folder
+    def __init__(self, path: Path, jobs: Sequence[Job], settings: Sequence[Mapping[str, str]]) -> None:
+        self.path = path
         self._settings = dict(zip((job.name for job in jobs), settings))
         self._keys = list(dict.fromkeys(key for values in settings for key in values))
-        self._earlier = _seconds(folder / "sweep.json")
+        self._earlier = _seconds(path.with_suffix(".json"))
         self.rows: dict[str, dict[str, Any]] = {job.name: self._row(Outcome(job, "not started")) for job in jobs}
 
     def note(self, outcome: Outcome) -> None:
@@ -42,9 +42,9 @@ class SweepTable:
         self.write()
 
     def write(self) -> None:
-        """sweep.csv and sweep.json; the latter has the settings in a mapping of their own."""
+        """Both files; the JSON has the settings in a mapping of their own."""
         runs = [{**row, "settings": self._settings[name]} for name, row in self.rows.items()]
-        write_json_file(self._folder / "sweep.json", {"schema_version": SCHEMA_VERSION, "runs": runs})
+        write_json_file(self.path.with_suffix(".json"), {"schema_version": SCHEMA_VERSION, "runs": runs})
         # A setting may have the name of a column, in a command line of its own or tomorrow.
         columns = {key: f"setting.{key}" if key in SWEEP_COLUMNS else key for key in self._keys}
         rows = [
@@ -53,11 +53,6 @@ class SweepTable:
         ]
         text = format_csv(rows, [*SWEEP_COLUMNS, *columns.values()])
         write_file(self.path, text.encode())
-
-    @property
-    def path(self) -> Path:
-        """The table for spreadsheets; the JSON lies beside it."""
-        return self._folder / "sweep.csv"
 
     def _row(self, outcome: Outcome) -> dict[str, Any]:
         row: dict[str, Any] = dict.fromkeys(SWEEP_COLUMNS)
