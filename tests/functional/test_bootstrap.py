@@ -116,3 +116,14 @@ def test_percentile_interval_equals_numpy_column_by_column():
     assert lo[0, 0] == pytest.approx(np.quantile(samples[50:, 0, 0], 0.05))
     assert hi[0, 1] == pytest.approx(np.quantile(samples[:, 0, 1], 0.95))
     assert np.isnan(lo[1, 2])
+
+
+def test_average_precision_alone_is_that_of_all_metrics() -> None:
+    rng = np.random.default_rng(4)
+    target, known = rng.random(60) < 0.1, rng.random(60) < 0.8
+    score = np.round(rng.standard_normal(60) + target, 1)
+    weights = bootstrap.resample_weights(60, 300, seed=0)
+    for labels in (target, target & False, target | True):
+        alone = bootstrap.weighted_average_precision(score, labels, known, bootstrap.resample_chunks(weights))
+        expected = bootstrap.weighted_ranking(score, labels, known, weights).ap
+        np.testing.assert_allclose(alone, expected, rtol=1e-12)

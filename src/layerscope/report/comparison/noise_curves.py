@@ -76,7 +76,8 @@ def resampled_curve(
     def found(curves: FloatArray) -> tuple[np.ndarray, FloatArray]:
         both = np.concatenate([curves, mean_over(curves, judged)], axis=-1)
         state, point = collapse_points(axis, np.moveaxis(both[..., 2:, :], -2, -1), both[..., 0, :], both[..., 1, :])
-        return state, np.interp(point, axis[order], eff[order])
+        # With one step `interp` answers NaN with that step.
+        return state, np.where(np.isnan(point), np.nan, np.interp(point, axis[order], eff[order]))
 
     return NoiseCurve(eff, *found(value), *found(samples))
 
