@@ -38,7 +38,7 @@ VERBS = {"classifier/train": "fit", "classifier/eval": "test", "vae/train": "fit
 VERBS |= {"vae/reconstruct": "predict", "pairs": "test", "tokens": "test", "classifier/mixing": "fit"}
 # Folders of configurations that change another one, and the one they are tried with.
 OVERLAYS = {"classifier/mixing": "classifier/train/phantom.yaml"}
-NO_RUNS = ("labels", "vae/architectures")
+NO_RUNS = ("labels", "recipes", "vae/architectures")
 
 ALL = sorted(path.relative_to(CONFIGS) for path in CONFIGS.rglob("*.yaml"))
 RUNS = [path for path in ALL if str(path.parent) not in NO_RUNS]
