@@ -224,3 +224,18 @@ def test_smallest_detectable_drop_is_found_with_the_power_it_promises():
     drop = float(intervals.smallest_detectable_drop(se))
     estimates = np.random.default_rng(0).normal(-drop, se, 200_000)
     assert (estimates + norm.ppf(0.975) * se < 0).mean() == pytest.approx(0.8, abs=0.005)
+
+
+def test_adjusted_p_values_and_simultaneous_intervals_say_the_same() -> None:
+    """Against the exact distribution of the largest of independent normal deviations, and at the very border."""
+    columns = np.random.default_rng(3).normal(size=(4000, 5))
+    largest = intervals.LargestDeviation.of(columns, n_multipliers=100_000, seed=1)
+    for deviation in (1.0, 2.0, 2.6):
+        exact = 1 - (1 - 2 * norm.sf(deviation)) ** 5
+        assert largest.adjusted_p(deviation) == pytest.approx(exact, abs=0.005)
+    critical = largest.critical_value(0.95)
+    assert largest.adjusted_p(critical * 1.0001) < 0.05 < largest.adjusted_p(critical * 0.9999)
+    assert largest.adjusted_p(50.0) == 1 / 100_000
+    assert math.isnan(largest.adjusted_p(math.nan))
+    alone = intervals.LargestDeviation.of(np.zeros((10, 2)))
+    assert alone.adjusted_p(1.96) == pytest.approx(0.05, abs=1e-4)

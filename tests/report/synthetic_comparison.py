@@ -59,7 +59,16 @@ def pair(candidate: str, other: str, value: float, half: float, margin: float = 
     }
     ends = {"difference": value, "ci_lo": value - half, "ci_hi": value + half, "ci_sim_lo": lo, "ci_sim_hi": hi}
     p = 0.0004 if outcome in ("better", "worse") else 0.4
-    return {**empty, "candidate": candidate, "other": other, **text, **ends, "p": p, "p_holm": min(3 * p, 1.0), **cells}
+    return {
+        **empty,
+        "candidate": candidate,
+        "other": other,
+        **text,
+        **ends,
+        "p": p,
+        "p_adjusted": min(3 * p, 1.0),
+        **cells,
+    }
 
 
 def bottlenecks(

@@ -32,7 +32,7 @@ def test_a_difference_is_the_same_read_from_either_side() -> None:
     assert (one.value, one.ci_lo, one.sim_hi) == (-back.value, -back.ci_hi, -back.sim_lo)
     assert one.worse
     assert back.better
-    assert one.p_holm == back.p_holm
+    assert one.p_adjusted == back.p_adjusted
     turned = [{**row, "outcome": "worse, by less than .02"} for row in comparison.pairwise]
     small = difference(replace(comparison, pairwise=turned), "large", "small")
     assert small is not None
@@ -43,7 +43,7 @@ def test_a_difference_is_the_same_read_from_either_side() -> None:
 def test_the_best_is_told_with_what_is_shown_and_what_is_excluded() -> None:
     said = reading(bottlenecks(THREE))
     assert said[0].startswith("Without noise, large loses least: macro AUROC changes by −.012")
-    assert said[1] == "That large is better is shown against small (p corrected by Holm's method)."
+    assert said[1] == "That large is better is shown against small (p corrected for all pairs)."
     # The difference is .004 ± 1.4 · .006.
     assert said[2] == (
         "No difference is shown between large and middle (more than .012 is excluded, which is within the margin)."

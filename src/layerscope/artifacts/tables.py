@@ -130,13 +130,14 @@ PAIRWISE_COLUMNS = (
     "ci_sim_lo",
     "ci_sim_hi",
     "p",
-    "p_holm",
+    "p_adjusted",
     "outcome",
     "flag",
 )
 """Columns of pairwise.csv of a comparison: ``candidate`` minus ``other``.
 
 family: the differences that are corrected together. ci_sim_lo, ci_sim_hi: hold for the whole family at once.
+p_adjusted: below 1 - level exactly where they leave 0 out.
 """
 
 SWEEP_COLUMNS = ("name", "status", "seconds", "figure", "value", "ci_lo", "ci_hi", "run", "reason")

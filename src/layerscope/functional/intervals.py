@@ -9,6 +9,7 @@ Intervals cover the choice of test samples (and noise draws that were averaged),
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -205,14 +206,56 @@ def mean_interval(
     return MeanInterval(mean, se, lo, hi, np.asarray(n, dtype=np.int64), psi)
 
 
+@dataclass(frozen=True)
+class LargestDeviation:
+    """What the largest of several estimates' deviations, in standard errors, comes to by chance alone.
+
+    The Gaussian multiplier bootstrap of max |T| (Chernozhukov, Chetverikov and Kato 2013): of
+    max_k |sum_g xi_g s_gk| / ||s_k||. Given the data these statistics are jointly normal with the correlation of the
+    columns, and are drawn as such, so the answer does not depend on the order of the samples.
+
+    draws: (D,) in rising order; empty without an estimate that varies.
+    """
+
+    draws: FloatArray
+
+    @classmethod
+    def of(cls, sums: ArrayLike, n_multipliers: int = 2000, seed: int = 0) -> LargestDeviation:
+        """From influence values summed over independent units, as `simultaneous_critical_value` takes them."""
+        columns = np.asarray(sums, dtype=np.float64)
+        norms = np.sqrt(np.square(columns).sum(axis=0))
+        usable = np.isfinite(norms) & (norms > _ROUNDING * len(columns))
+        if not usable.any():
+            return cls(np.zeros(0))
+        scaled = columns[:, usable] / norms[usable]
+        eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
+        root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
+        draws = np.random.default_rng(seed).standard_normal((n_multipliers, int(usable.sum())))
+        return cls(np.sort(np.abs(draws @ root).max(axis=1)))
+
+    def critical_value(self, level: float) -> float:
+        """The deviation that none exceeds with probability `level`, at least the pointwise normal quantile."""
+        pointwise = float(norm.ppf(0.5 + level / 2))
+        return max(pointwise, float(np.quantile(self.draws, level))) if len(self.draws) else pointwise
+
+    def adjusted_p(self, deviation: float) -> float:
+        """How often chance alone gives one at least as large, two-sided and corrected for all at once.
+
+        It is below 1 - level exactly where the deviation exceeds ``critical_value(level)``, so a simultaneous interval
+        that leaves zero out and a p-value below its level are one statement (Westfall and Young 1993, single step).
+        Never below the p-value of one estimate alone, nor below one in the number of draws.
+        """
+        alone = float(2 * norm.sf(deviation))
+        if math.isnan(alone) or not len(self.draws):
+            return alone
+        below = np.interp(deviation, self.draws, np.linspace(0, 1, len(self.draws)))
+        return max(float(1 - below), alone, 1 / len(self.draws))
+
+
 def simultaneous_critical_value(
     sums: ArrayLike, level: float = 0.95, n_multipliers: int = 2000, seed: int = 0
 ) -> float:
     """Half-width, in standard errors, of a band that holds all K estimates at once with probability `level`.
-
-    The Gaussian multiplier bootstrap of max |T| (Chernozhukov, Chetverikov and Kato 2013): the quantile of
-    max_k |sum_g xi_g s_gk| / ||s_k||. Given the data these statistics are jointly normal with the correlation of the
-    columns, and are drawn as such, so the answer does not depend on the order of the samples.
 
     Args:
         sums: (G, K) influence values summed over independent units (`cluster_sums`), one column per estimate.
@@ -223,18 +266,7 @@ def simultaneous_critical_value(
     Returns:
         Between the pointwise normal quantile and Bonferroni's, apart from the noise of the draws above it.
     """
-    columns = np.asarray(sums, dtype=np.float64)
-    pointwise = float(norm.ppf(0.5 + level / 2))
-    norms = np.sqrt(np.square(columns).sum(axis=0))
-    usable = np.isfinite(norms) & (norms > _ROUNDING * len(columns))
-    if not usable.any():
-        return pointwise
-    scaled = columns[:, usable] / norms[usable]
-    eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
-    root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
-    draws = np.random.default_rng(seed).standard_normal((n_multipliers, int(usable.sum())))
-    largest = np.abs(draws @ root).max(axis=1)
-    return max(pointwise, float(np.quantile(largest, level)))
+    return LargestDeviation.of(sums, n_multipliers, seed).critical_value(level)
 
 
 def _on_defined(p: ArrayLike) -> tuple[FloatArray, NDArray[np.bool_]]:

@@ -20,7 +20,7 @@ class Difference:
     ci_hi: float
     sim_lo: float
     sim_hi: float
-    p_holm: float
+    p_adjusted: float
     outcome: str
 
     @property
@@ -112,8 +112,8 @@ def _directed(row: Row, candidate: str, other: str, sign: float) -> Difference:
     if sign < 0:
         word, *rest = outcome.partition(",")
         outcome = {"better": "worse", "worse": "better"}.get(word, word) + "".join(rest)
-    value, p_holm = sign * number(row, "difference"), number(row, "p_holm")
-    return Difference(candidate, other, value, lo, hi, sim_lo, sim_hi, p_holm, outcome)
+    value, p_adjusted = sign * number(row, "difference"), number(row, "p_adjusted")
+    return Difference(candidate, other, value, lo, hi, sim_lo, sim_hi, p_adjusted, outcome)
 
 
 def label_value(comparison: Comparison, candidate: str, label: str) -> float:

@@ -12,16 +12,16 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
-from scipy.special import expit, logit, ndtr
+from scipy.special import expit, logit, ndtr, ndtri
 from scipy.stats import t as student
 
 from layerscope.functional.bootstrap import percentile_interval
 from layerscope.functional.contrasts import contrast
 from layerscope.functional.intervals import (
+    LargestDeviation,
     auroc_interval,
     cluster_sums,
     paired_difference,
-    simultaneous_critical_value,
 )
 from layerscope.functional.ranking import AurocInfluence, mean_influence
 from layerscope.functional.scored_labels import FloatArray
@@ -168,25 +168,49 @@ def from_resamples(
     return _with_seeds(alone, side, values, sampling, other, other_values)
 
 
-def critical_value(cells: Sequence[tuple[Estimated, int]], level: float, seed: int) -> float:
-    """Half-width, in standard errors, of intervals that hold all the estimates (each a column of one) at once."""
-    defined = [(one, k) for one, k in cells if np.isfinite(one.se[k])]
-    keys = list(dict.fromkeys(key for one, _ in defined for key in one.seed_parts))
-    if not defined:
-        return math.nan
+class Family:
+    """Estimates, each a column of one, that are judged together: their simultaneous intervals and adjusted p-values.
+
+    One estimate alone needs no correction.
+    """
+
+    # Enough for p-values of a thousandth.
+    _DRAWS = 20_000
+
+    def __init__(self, cells: Sequence[tuple[Estimated, int]], level: float, seed: int) -> None:
+        defined = [(one, k) for one, k in cells if np.isfinite(one.se[k])]
+        self.size = len(defined)
+        self.level = level
+        self._largest = None if self.size < 2 else LargestDeviation.of(_columns(defined), self._DRAWS, seed)
+
+    def interval(self, estimated: Estimated, k: int) -> tuple[float, float]:
+        """Of one of them; Student's t takes the critical value at the same probability."""
+        if self._largest is None or estimated.se[k] == 0:
+            ends = (estimated.lo, estimated.hi) if self._largest is None else (estimated.value, estimated.value)
+            return float(ends[0][k]), float(ends[1][k])
+        critical = self._largest.critical_value(self.level)
+        half = float(student.isf(ndtr(-critical), estimated.df[k]) * estimated.se[k])
+        return float(estimated.value[k]) - half, float(estimated.value[k]) + half
+
+    def adjusted_p(self, estimated: Estimated, k: int) -> float:
+        """Of one of them, two-sided; 1 for values that are equal."""
+        p = float(estimated.p[k])
+        if self._largest is None or math.isnan(p):
+            return p
+        if estimated.se[k] == 0:
+            return min(1.0, self.size * p)
+        deviation = abs(estimated.value[k]) / estimated.se[k]
+        return self._largest.adjusted_p(float(-ndtri(student.sf(deviation, estimated.df[k]))))
+
+
+def _columns(cells: Sequence[tuple[Estimated, int]]) -> FloatArray:
+    """(G, K): the parts of each estimate's error, over images and, where the seeds are known, over seeds."""
+    keys = list(dict.fromkeys(key for one, _ in cells for key in one.seed_parts))
     columns = [
         np.concatenate([one.parts[:, k], [one.seed_parts[key][k] if key in one.seed_parts else 0.0 for key in keys]])
-        for one, k in defined
+        for one, k in cells
     ]
-    return simultaneous_critical_value(np.stack(columns, axis=1), level, seed=seed)
-
-
-def simultaneous_interval(estimated: Estimated, k: int, critical: float) -> tuple[float, float]:
-    """One interval of a family whose critical value is given; Student's t takes it at the same probability."""
-    if estimated.se[k] == 0:
-        return float(estimated.value[k]), float(estimated.value[k])
-    half = float(student.ppf(ndtr(critical), estimated.df[k]) * estimated.se[k])
-    return float(estimated.value[k]) - half, float(estimated.value[k]) + half
+    return np.stack(columns, axis=1)
 
 
 def _with_seeds(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
@@ -10,14 +9,12 @@ from itertools import combinations
 import numpy as np
 
 from layerscope.functional.contrasts import outcome
-from layerscope.functional.intervals import holm
 from layerscope.functional.scored_labels import FloatArray
 from layerscope.report.comparison.estimation import (
     Estimated,
-    critical_value,
+    Family,
     from_images,
     from_resamples,
-    simultaneous_interval,
 )
 from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing
 from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
@@ -211,24 +208,17 @@ def _curves(study: Study, one: Candidate, other: Candidate, noise_flag: str) -> 
 
 def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterator[Row]:
     level = study.settings.level
-    p_holm = holm([asked.estimated.p[asked.place] for asked in members])
-    size = int(np.isfinite(p_holm).sum())
-    # One difference alone needs no correction.
-    critical = (
-        critical_value([(asked.estimated, asked.place) for asked in members], level, study.settings.seed)
-        if size > 1
-        else math.nan
-    )
-    for asked, p in zip(members, p_holm):
+    cells = [(asked.estimated, asked.place) for asked in members]
+    together = Family(cells, level, study.settings.seed)
+    for asked in members:
         estimated, k = asked.estimated, asked.place
-        own = float(estimated.lo[k]), float(estimated.hi[k])
-        lo, hi = asked.ends(study, own, level)
-        together = simultaneous_interval(estimated, k, critical) if size > 1 else own
-        sim_lo, sim_hi = asked.ends(study, together, 1 - (1 - level) / max(size, 1))
+        p = together.adjusted_p(estimated, k)
+        lo, hi = asked.ends(study, (float(estimated.lo[k]), float(estimated.hi[k])), level)
+        sim_lo, sim_hi = asked.ends(study, together.interval(estimated, k), 1 - (1 - level) / max(together.size, 1))
         words = outcome(
             sim_lo,
             sim_hi,
-            float(p),
+            p,
             asked.margin,
             HIGHER_IS_BETTER[asked.metric],
             level,
@@ -257,7 +247,7 @@ def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterat
             "ci_sim_lo": sim_lo,
             "ci_sim_hi": sim_hi,
             "p": float(estimated.p[k]),
-            "p_holm": float(p),
+            "p_adjusted": p,
             "outcome": words,
             "flag": "; ".join(dict.fromkeys(filter(None, flags))),
         }

@@ -68,7 +68,7 @@ def _best_sentences(comparison: Comparison) -> list[str]:
     shown = [name for name, one in found.items() if one is not None and one.better]
     open_ones = [one for one in found.values() if one is not None and not one.better]
     missing = [name for name, one in found.items() if one is None]
-    certain = "p corrected by Holm's method"
+    certain = "p corrected for all pairs"
     if len(shown) == len(found):
         second = [f"That {best} is the best is shown: it differs from every other ({certain})."]
     elif shown:

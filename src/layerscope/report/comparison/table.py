@@ -134,7 +134,7 @@ def pair_table(comparison: Comparison) -> Table:
         ends = [
             f"[{change(number(row, f'{kind}_lo'))}, {change(number(row, f'{kind}_hi'))}]" for kind in ("ci", "ci_sim")
         ]
-        value, p = change(number(row, "difference")), p_text(number(row, "p_holm"))
+        value, p = change(number(row, "difference")), p_text(number(row, "p_adjusted"))
         cells = [row["candidate"], row["other"], heading, value, *ends, p, row["outcome"]]
         rows.append([str(cell or "") for cell in cells])
     return [
@@ -144,7 +144,7 @@ def pair_table(comparison: Comparison) -> Table:
         "difference",
         "interval",
         "simultaneous interval",
-        "p, Holm",
+        "p, corrected",
         "outcome",
     ], rows
 
