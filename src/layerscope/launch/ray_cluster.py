@@ -81,7 +81,8 @@ def run_jobs_on_ray(
                 if first is None:
                     first = time.monotonic()
                     signalled(number)
-                    write_file(stop, str(number).encode())
+                    # For Ctrl-C too: what ray's workers start has SIGINT blocked.
+                    write_file(stop, str(int(signal.SIGTERM)).encode())
                 elif time.monotonic() - first > SAME_SIGNAL_SECONDS:
                     write_file(stop, str(int(signal.SIGKILL)).encode())
         schedule.give_up()
