@@ -36,7 +36,8 @@ if do == "wait":
     signal.signal(signal.SIGINT, lambda number, frame: stopped.append(number))
     (run / "id").write_text(str(os.getpid()))
     (run / "ready").touch()
-    while not stopped:
+    end = time.monotonic() + 60
+    while not stopped and time.monotonic() < end:
         time.sleep(0.01)
     time.sleep(0.1)  # a second one of the same signal would come now
     (run / "told").write_text(json.dumps(stopped))

@@ -1,5 +1,7 @@
 """Standard errors, paired differences, bands and adjusted p-values; their coverage is in test_coverage.py."""
 
+import math
+
 import numpy as np
 import pytest
 from scipy.stats import false_discovery_control, norm

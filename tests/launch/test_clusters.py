@@ -16,7 +16,7 @@ import pytest
 from launched_runs import COMMAND, job, launch
 
 from layerscope.errors import ConfigurationError
-from layerscope.launch import Outcome
+from layerscope.launch import Outcome, ray_cluster
 from layerscope.launch.ray_cluster import run_jobs_on_ray
 from layerscope.launch.slurm import write_slurm_script
 
@@ -67,7 +67,7 @@ class PretendedRay:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
         self.most = 0
-        self.exceptions = SimpleNamespace(TaskCancelledError=InterruptedError, RayError=ConnectionError)
+        self.exceptions = SimpleNamespace(RayError=ConnectionError)
 
     def init(self, **_: Any) -> None: ...
 
@@ -108,29 +108,32 @@ def test_runs_on_ray_end_as_those_on_this_machine(tmp_path: Path, monkeypatch: p
     assert launch(tmp_path, jobs[2:])["good"].skipped
 
 
-def test_a_signal_cancels_tasks_and_starts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_reaches_tasks_and_starts_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ray = PretendedRay()
-    cancelled: list[Any] = []
+    signals: list[int] = []
 
     def wait(references: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
-        if cancelled:
-            return references, []
-        os.kill(os.getpid(), signal.SIGTERM)
-        return [], references
+        if not signals:
+            os.kill(os.getpid(), signal.SIGTERM)
+            return [], references
+        return references, []
 
-    def get(reference: Any) -> Any:
-        raise InterruptedError
+    def get(task: Any) -> Any:
+        """While it works the file is there; the task had begun before."""
+        stop = tmp_path / ray_cluster.STOP
+        told, ready = stop.read_text(), tmp_path / "runs" / "a" / "ready"
+        stop.unlink()
+        monkeypatch.setattr(ray_cluster, "_signal_in", lambda _: int(told) * ready.exists())
+        return task()
 
     monkeypatch.setitem(sys.modules, "ray", ray)
-    ray.wait, ray.get, ray.cancel = wait, get, cancelled.append  # type: ignore[method-assign, attr-defined]
-    signals: list[int] = []
-    jobs = [job(tmp_path, "a"), job(tmp_path, "b")]
+    ray.wait, ray.get = wait, get  # type: ignore[method-assign]
+    jobs = [job(tmp_path, "a", "--do=wait"), job(tmp_path, "b")]
     outcomes = run_jobs_on_ray(
         jobs, tmp_path, lambda outcome: None, at_a_time=1, signalled=signals.append, command=COMMAND
     )
     assert [outcome.status for outcome in outcomes] == ["interrupted", "not started"]
-    assert signals == [signal.SIGTERM]
-    assert len(cancelled) == 1
+    assert signals == json.loads((tmp_path / "runs/a/told").read_text()) == [signal.SIGTERM]
 
 
 def test_ray_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
