@@ -214,10 +214,11 @@ class LargestDeviation:
     max_k |sum_g xi_g s_gk| / ||s_k||. Given the data these statistics are jointly normal with the correlation of the
     columns, and are drawn as such, so the answer does not depend on the order of the samples.
 
-    draws: (D,) in rising order; empty without an estimate that varies.
+    draws: (D,) in rising order; empty without an estimate that varies. size: K, estimates that vary.
     """
 
     draws: FloatArray
+    size: int
 
     @classmethod
     def of(cls, sums: ArrayLike, n_multipliers: int = 2000, seed: int = 0) -> LargestDeviation:
@@ -226,30 +227,33 @@ class LargestDeviation:
         norms = np.sqrt(np.square(columns).sum(axis=0))
         usable = np.isfinite(norms) & (norms > _ROUNDING * len(columns))
         if not usable.any():
-            return cls(np.zeros(0))
+            return cls(np.zeros(0), 0)
         scaled = columns[:, usable] / norms[usable]
         eigenvalues, vectors = np.linalg.eigh(scaled.T @ scaled)
         root = (vectors * np.sqrt(np.maximum(eigenvalues, 0.0))) @ vectors.T
         draws = np.random.default_rng(seed).standard_normal((n_multipliers, int(usable.sum())))
-        return cls(np.sort(np.abs(draws @ root).max(axis=1)))
+        return cls(np.sort(np.abs(draws @ root).max(axis=1)), int(usable.sum()))
 
     def critical_value(self, level: float) -> float:
-        """The deviation that none exceeds with probability `level`, at least the pointwise normal quantile."""
+        """The deviation that none exceeds with probability `level`: from the pointwise quantile to Bonferroni's."""
         pointwise = float(norm.ppf(0.5 + level / 2))
-        return max(pointwise, float(np.quantile(self.draws, level))) if len(self.draws) else pointwise
+        if not self.size:
+            return pointwise
+        bonferroni = float(norm.isf((1 - level) / (2 * self.size)))
+        return min(max(pointwise, float(np.quantile(self.draws, level))), bonferroni)
 
     def adjusted_p(self, deviation: float) -> float:
         """How often chance alone gives one at least as large, two-sided and corrected for all at once.
 
         It is below 1 - level exactly where the deviation exceeds ``critical_value(level)``, so a simultaneous interval
         that leaves zero out and a p-value below its level are one statement (Westfall and Young 1993, single step).
-        Never below the p-value of one estimate alone, nor below one in the number of draws.
+        Between the p-value of one estimate alone and Bonferroni's.
         """
         alone = float(2 * norm.sf(deviation))
-        if math.isnan(alone) or not len(self.draws):
+        if math.isnan(alone) or not self.size:
             return alone
-        below = np.interp(deviation, self.draws, np.linspace(0, 1, len(self.draws)))
-        return max(float(1 - below), alone, 1 / len(self.draws))
+        beyond = 1 - float(np.interp(deviation, self.draws, np.linspace(0, 1, len(self.draws))))
+        return max(alone, min(max(beyond, 1 / len(self.draws)), self.size * alone))
 
 
 def simultaneous_critical_value(
@@ -264,7 +268,7 @@ def simultaneous_critical_value(
         seed: of the draws.
 
     Returns:
-        Between the pointwise normal quantile and Bonferroni's, apart from the noise of the draws above it.
+        Between the pointwise normal quantile and Bonferroni's.
     """
     return LargestDeviation.of(sums, n_multipliers, seed).critical_value(level)
 
