@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import difflib
-from collections.abc import Sequence
 from pathlib import Path
-
-from layerscope.errors import ConfigurationError, listed
 
 
 def main(arguments: list[str]) -> int:
@@ -46,7 +42,6 @@ def run(args: argparse.Namespace) -> int:
     from layerscope.report.comparison.sources import sources_of
 
     runs = read_runs(args.runs)
-    check_baseline(args.baseline, list(dict.fromkeys(one.candidate for one in runs)))
     settings = AnalysisSettings(margin_macro=args.margin, level=args.level)
     comparison = compare_runs(runs, args.baseline, args.force, settings)
     with open_run_directory(args.output, args.overwrite).staged() as stage:
@@ -54,18 +49,6 @@ def run(args: argparse.Namespace) -> int:
     print(comparison_text(comparison))
     print(f"Wrote {args.output} (comparison.md, comparison.png, tables).")
     return 0
-
-
-def check_baseline(baseline: str | None, candidates: Sequence[str]) -> None:
-    """Raises ConfigurationError unless the baseline is None or a candidate."""
-    if baseline is None or baseline in candidates:
-        return
-    close = difflib.get_close_matches(baseline, candidates, n=3)
-    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-    raise ConfigurationError(
-        f"The baseline {baseline!r} is none of the candidates.{hint} They are {listed(list(candidates))}; give "
-        "--baseline one of these names, or call a run by NAME=DIR."
-    )
 
 
 def _share(text: str) -> float:

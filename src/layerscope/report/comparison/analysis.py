@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -55,7 +56,12 @@ def compare_runs(
     settings = settings or AnalysisSettings()
     names = list(dict.fromkeys(run.candidate for run in runs))
     if baseline is not None and baseline not in names:
-        raise ConfigurationError(f"The baseline {baseline!r} is none of the candidates: {listed(names)}.")
+        close = difflib.get_close_matches(baseline, names, n=3)
+        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+        raise ConfigurationError(
+            f"The baseline {baseline!r} is none of the candidates.{hint} They are {listed(names)}; give --baseline "
+            "one of these names, or call a run by NAME=DIR."
+        )
     found = mismatches(runs)
     if found and not force:
         raise ConfigurationError(
