@@ -14,6 +14,8 @@ from layerscope.cli import main
 from layerscope.cli.launching import check_runs
 from layerscope.launch.job import Job
 from layerscope.launch.recipe import read_recipe
+from layerscope.report.markdown import escaped
+from layerscope.report.study import comparison_sentences, study_document
 from layerscope.shipped import shipped
 
 PHANTOM = "configs/recipes/phantom_study.yaml"
@@ -25,9 +27,10 @@ def miniature(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
     """The shipped study with few images, steps and runs; its own commands, one after another in this process."""
     folder = tmp_path_factory.mktemp("study")
     recipe = yaml.safe_load(shipped(PHANTOM).read_text())
-    for step, kept in {"vae": ("base_4ch", "feat_4ch", "base_8ch"), "mixed": ("mix_50",)}.items():
+    for step, kept in {"vae": ("feat_4ch", "base_8ch"), "mixed": ("mix_50",)}.items():
         recipe["steps"][step]["runs"] = {name: recipe["steps"][step]["runs"][name] for name in kept}
     recipe["steps"]["mixed"]["seeds"] = [1]
+    recipe["steps"]["comparison"]["arguments"] = ["--baseline", "pretrained"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
     jobs = read_recipe(folder / "recipe.yaml", folder / "out", SMALL).jobs()
     for job in jobs:
@@ -42,10 +45,10 @@ def comparison(job: Job) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 def test_candidates_are_compared_by_the_judge_on_val(miniature: dict[str, Job]) -> None:
     found, rows = comparison(miniature["comparison"])
-    assert found["candidates"] == ["base_4ch", "feat_4ch", "base_8ch", "pretrained"]
-    assert found["baseline"] == "base_4ch"
+    assert found["candidates"] == ["feat_4ch", "base_8ch", "pretrained"]
+    assert found["baseline"] == "pretrained"
     elements = {row["candidate"]: row["value"] for row in rows if row["metric"] == "latent_elements"}
-    assert elements == {"base_4ch": 4096, "feat_4ch": 4096, "base_8ch": 8192, "pretrained": 4096}
+    assert elements == {"feat_4ch": 4096, "base_8ch": 8192, "pretrained": 4096}
     for name in found["candidates"]:
         summary = read_summary(miniature[f"diagnosis/{name}"].run)
         (drop,) = (
@@ -62,7 +65,7 @@ def test_candidates_are_compared_by_the_judge_on_val(miniature: dict[str, Job]) 
 
 
 def test_every_vae_starts_from_the_pretrained_one(miniature: dict[str, Job]) -> None:
-    for name in ("base_4ch", "base_8ch"):
+    for name in ("feat_4ch", "base_8ch"):
         config = yaml.safe_load((miniature[f"vae/{name}"].run / "config_used.yaml").read_text())
         autoencoder = config["model"]["init_args"]["autoencoder"]["init_args"]
         assert autoencoder["source"] == "checkpoints/demo_vae"
@@ -98,6 +101,20 @@ def test_a_dry_run_shows_commands_and_writes_nothing(tmp_path: Path, capsys: pyt
     assert main(["study", "--config", str(tmp_path / "r.yaml"), "--output", str(out), "--dry-run"]) == 0
     assert f"# data: not started\nlayerscope phantom {out / 'data'}\n" in capsys.readouterr().out
     assert not out.exists()
+
+
+def test_one_page_says_what_came_out(miniature: dict[str, Job]) -> None:
+    out = miniature["data"].run.parent
+    runs = {name: job.run for name, job in miniature.items() if name != "mixed/mix_50_seed-1"}
+    page = study_document("phantom_study", out, runs, ["mixed/mix_50_seed-1"])
+    assert "Not finished: mixed/mix\\_50\\_seed-1" in page
+    for name in ("diagnosis/feat_4ch", "diagnosis/pretrained"):
+        sentence = read_summary(miniature[name].run)["verdict"]["overall"]["sentence"]
+        assert f"- {escaped(name)}: {escaped(sentence)}" in page
+    assert [link in page for link in ("(comparison/comparison.png)", "(final/comparison.md)")] == [True, True]
+    said = comparison_sentences(runs)
+    assert said
+    assert all(escaped(sentence.partition(": ")[2]) in page for sentence in said)
 
 
 @pytest.mark.parametrize(

@@ -80,8 +80,8 @@ def test_a_baseline_is_told_apart_from_the_best() -> None:
     said = " ".join(reading(bottlenecks(THREE, baseline="middle")))
     assert "worse: small (−.034); no difference shown: large (more than .012 is excluded" in said
     assert "Against the baseline" not in " ".join(reading(bottlenecks(THREE, baseline="large")))
-    assert headline(bottlenecks(THREE, baseline="small"))["figure"] == "macro AUROC of large less that of small"
-    assert headline(bottlenecks(THREE))["value"] == -0.012
+    assert headline(bottlenecks(THREE, baseline="small")).figure == "macro AUROC of large less that of small"
+    assert headline(bottlenecks(THREE)).value == -0.012
 
 
 def test_classifiers_are_ranked_by_auroc() -> None:

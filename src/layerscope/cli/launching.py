@@ -70,12 +70,14 @@ def show_runs(jobs: Sequence[Job], folder: Path, overwrite: bool) -> int:
     return 0
 
 
-def run_here(jobs: Sequence[Job], folder: Path, table: RunTable, options: argparse.Namespace) -> int:
-    """Runs them on this machine, tells how each ended and prints the table; the exit status of the verb."""
+def run_here(
+    jobs: Sequence[Job], folder: Path, table: RunTable, options: argparse.Namespace
+) -> tuple[list[Outcome], int]:
+    """Runs them on this machine, tells how each ended and prints the table; with the exit status of the verb."""
     slots = slots_for(options.jobs, _devices(options.devices))
     progress = Progress(len(jobs), table)
     outcomes = run_jobs(jobs, folder, slots, progress, overwrite=options.overwrite, signalled=progress.signalled)
-    return finish(table, outcomes, progress)
+    return outcomes, finish(table, outcomes, progress)
 
 
 def finish(table: RunTable, outcomes: Sequence[Outcome], progress: Progress) -> int:
@@ -141,8 +143,8 @@ def _summary(table: RunTable, outcomes: Sequence[Outcome]) -> str:
     for row in table.rows.values():
         interval = "" if row["ci_lo"] is None else f"[{number(row['ci_lo'])}, {number(row['ci_hi'])}]"
         seconds = "" if row["seconds"] is None else f"{row['seconds']:.0f}"
-        figure = printable(row["figure"] or "", 16)
-        rows.append([printable(row["name"], 36), row["status"], seconds, figure, number(row["value"]), interval])
+        figure = printable(row["figure"] or "", 28)
+        rows.append([printable(row["name"], 30), row["status"], seconds, figure, number(row["value"]), interval])
     filled = [column for column in range(len(rows[0])) if any(row[column] for row in rows[1:])]
     numeric = {place for place, column in enumerate(filled) if column in (2, 4)}
     lines = [laid_out([[row[column] for column in filled] for row in rows], numeric=numeric, last=0)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,9 +11,10 @@ from typing import Any
 
 import yaml
 
+from layerscope.artifacts import write_file
 from layerscope.cli.launching import add_launch_options, check_launch_options, check_runs, run_here, show_runs
 from layerscope.errors import ConfigurationError
-from layerscope.launch import Job
+from layerscope.launch import Job, Outcome
 from layerscope.launch.recipe import read_recipe
 from layerscope.launch.table import RunTable
 from layerscope.shipped import here_or_shipped
@@ -41,7 +43,21 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
     if options.dry_run:
         return show_runs(jobs, recipe.output, options.overwrite)
     table = RunTable(recipe.output / "study.csv", jobs, [{} for _ in jobs])
-    return run_here(jobs, recipe.output, table, options)
+    outcomes, status = run_here(jobs, recipe.output, table, options)
+    _report(path.stem, recipe.output, outcomes)
+    return status
+
+
+def _report(title: str, output: Path, outcomes: Sequence[Outcome]) -> None:
+    """study.md, and what the comparisons say."""
+    from layerscope.report.study import comparison_sentences, study_document
+
+    runs = {one.job.name: one.job.run for one in outcomes if one.status == "finished"}
+    left = [one.job.name for one in outcomes if one.status != "finished"]
+    write_file(output / "study.md", study_document(title, output, runs, left).encode())
+    for sentence in comparison_sentences(runs):
+        print(textwrap.fill(f"- {sentence}", width=100, subsequent_indent="  "))
+    print(f"What came out: {output / 'study.md'}")
 
 
 def _allowing(job: Job, modules: Sequence[str]) -> Job:

@@ -180,7 +180,7 @@ def _run(options: argparse.Namespace, jobs: Sequence[Job], folder: Path, table: 
             )
             return finish(table, outcomes, progress)
         case _:
-            return run_here(jobs, folder, table, options)
+            return run_here(jobs, folder, table, options)[1]
 
 
 def _write_slurm(options: argparse.Namespace, jobs: Sequence[Job], folder: Path, table: RunTable) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from layerscope.artifacts import COMPARISON_COLUMNS, PAIRWISE_COLUMNS, SCHEMA_VERSION, Stage, package_versions
+from layerscope.artifacts.headline import Headline
 from layerscope.artifacts.run_directory import SUMMARY
 from layerscope.report.comparison.cells import differences, main_metric, number, own, ranked
 from layerscope.report.comparison.document import comparison_document
@@ -33,18 +34,18 @@ def write_comparison(comparison: Comparison, sources: Sources, stage: Stage) -> 
     stage.write_json(SUMMARY, _summary(comparison, sources, not_measured))
 
 
-def headline(comparison: Comparison) -> dict[str, Any]:
+def headline(comparison: Comparison) -> Headline:
     """The one figure to remember: the largest difference to a named baseline, else the main figure of the best."""
     found = differences(comparison) if comparison.baseline is not None else []
     if found:
         one = max(found, key=lambda entry: abs(entry.value))
         figure = f"macro AUROC of {one.candidate} less that of {one.other}"
-        return {"figure": figure, "value": one.value, "ci_lo": one.sim_lo, "ci_hi": one.sim_hi}
+        return Headline(figure, one.value, one.sim_lo, one.sim_hi)
     best = next(iter(ranked(comparison)), None)
     row = None if best is None else own(comparison, best, main_metric(comparison))
     what = "change of macro AUROC" if comparison.kind == "bottleneck" else "macro AUROC"
     figure = what if best is None else f"{what} of {best}"
-    return {"figure": figure, "value": number(row), "ci_lo": number(row, "ci_lo"), "ci_hi": number(row, "ci_hi")}
+    return Headline(figure, number(row), number(row, "ci_lo"), number(row, "ci_hi"))
 
 
 def _summary(comparison: Comparison, sources: Sources, not_measured: Sequence[dict[str, str]]) -> dict[str, Any]:
