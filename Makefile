@@ -43,7 +43,7 @@ bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks
 
 study: install
-	$(BIN)/python -m studies.feature_matching
+	$(BIN)/layerscope study --config configs/recipes/phantom_study.yaml --jobs 2
 
 clean:
 	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache

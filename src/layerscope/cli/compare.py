@@ -8,6 +8,22 @@ from pathlib import Path
 
 def main(arguments: list[str]) -> int:
     """The verb, from its command line."""
+    return run(_parser().parse_args(arguments))
+
+
+def check(arguments: list[str]) -> None:
+    """Reads arguments of runs that may not be there yet, and whether the baseline will be one of them.
+
+    Raises:
+        ConfigurationError: it will not. SystemExit: wrong usage, told on stderr.
+    """
+    from layerscope.report.comparison.runs import candidate_of, check_baseline
+
+    options = _parser().parse_args(arguments)
+    check_baseline(options.baseline, list(dict.fromkeys(map(candidate_of, options.runs))))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerscope compare",
         description="Compares finished runs of one teacher on the same images, diagnoses of VAEs or evaluations of "
@@ -28,7 +44,7 @@ def main(arguments: list[str]) -> int:
         "--margin", type=_share, default=0.02, help="difference of macro AUROC that would matter (default .02)"
     )
     parser.add_argument("--level", type=_share, default=0.95, help="of all intervals, between 0 and 1 (default .95)")
-    return run(parser.parse_args(arguments))
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -35,18 +35,29 @@ def check_launch_options(options: argparse.Namespace) -> None:
 
 
 def check_runs(jobs: Sequence[Job], allow_import: Sequence[str]) -> None:
-    """The arguments of every run of fit, test and predict, before the first of them starts."""
-    from layerscope.cli.lightning import VERBS, check_arguments
-
+    """The arguments of every run, before the first of them starts."""
     for job in jobs:
-        if job.verb not in VERBS:
-            continue
         # The last ones are the command line's own, not of the verb.
-        arguments = job.arguments[: len(job.arguments) - len(allow_import)]
+        arguments = list(job.arguments[: len(job.arguments) - len(allow_import)])
         try:
-            check_arguments(job.verb, arguments, allow_import)
+            _check(job.verb, arguments, allow_import)
         except LayerscopeError as error:
             raise type(error)(f"The run {job.name} cannot start, and so none does: {error}") from error
+        except SystemExit as stop:
+            raise ConfigurationError(f"The run {job.name} cannot start, and so none does: see above.") from stop
+
+
+def _check(verb: str, arguments: list[str], allow_import: Sequence[str]) -> None:
+    from layerscope.cli import compare, phantom
+    from layerscope.cli.lightning import check_arguments
+
+    match verb:
+        case "phantom":
+            phantom.check(arguments)
+        case "compare":
+            compare.check(arguments)
+        case _:
+            check_arguments(verb, arguments, allow_import)
 
 
 def show_runs(jobs: Sequence[Job], folder: Path, overwrite: bool) -> int:
@@ -66,7 +77,7 @@ def show_runs(jobs: Sequence[Job], folder: Path, overwrite: bool) -> int:
         arguments = job.arguments if start is None else start.arguments
         print(f"# {job.name}: {states[job.name]}\n{shlex.join(['layerscope', job.verb, *arguments])}")
     counts = [f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values())]
-    print(f"# {len(jobs)} runs in {folder}: {', '.join(counts)}")
+    print(f"# {len(jobs)} run{'s' * (len(jobs) != 1)} in {folder}: {', '.join(counts)}")
     return 0
 
 

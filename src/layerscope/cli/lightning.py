@@ -37,7 +37,7 @@ from layerscope.shipped import here_or_shipped, shipped
 
 # What a configuration may name by class_path: importing a module runs it, so everything else must be allowed by hand.
 _TRUSTED = ["layerscope", "lightning", "torch", "torchmetrics", "torchvision", "timm", "diffusers", "transformers"]
-VERBS = ("fit", "validate", "test", "predict")
+_VERBS = ("fit", "validate", "test", "predict")
 _OPTIONS = (
     *("config", "model", "data", "trainer", "seed_everything", "ckpt_path"),
     *("experiment_name", "output_root", "overwrite", "print_config"),
@@ -189,7 +189,7 @@ def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
         "seed_everything_default": 0,
         "auto_configure_optimizers": False,
         "load_from_checkpoint_support": False,
-        "parser_kwargs": {**per_verb, **{name: dict(per_verb) for name in VERBS}, "prog": "layerscope"},
+        "parser_kwargs": {**per_verb, **{name: dict(per_verb) for name in _VERBS}, "prog": "layerscope"},
         "args": [
             verb,
             *path_arguments(nested_nulls(found)),

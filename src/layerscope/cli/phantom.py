@@ -42,6 +42,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(arguments: list[str]) -> int:
     """The verb, from its command line."""
+    return run(_parser().parse_args(arguments))
+
+
+def check(arguments: list[str]) -> None:
+    """Reads arguments and writes nothing. Raises SystemExit for wrong usage, told on stderr."""
+    _parser().parse_args(arguments)
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="layerscope phantom",
         description="Writes a synthetic data set whose right answer is known: images, labels.csv, lesions.csv, "
@@ -49,7 +58,7 @@ def main(arguments: list[str]) -> int:
         "only, not on --n.",
     )
     add_arguments(parser)
-    return run(parser.parse_args(arguments))
+    return parser
 
 
 def run(args: argparse.Namespace) -> int:

@@ -20,7 +20,9 @@
         verb: test
         config: configs/vae/diagnostic/phantom.yaml
         each: vae                        # one for each run of vae, of the same name; or [vae, other]
-        set: {model.init_args.autoencoder.init_args.source: "${each}/vae_final"}
+        set:
+          data.init_args.root: ${data}
+          model.init_args.autoencoder.init_args.source: ${each}/vae_final
       comparison:
         verb: compare
         of: diagnosis
@@ -133,6 +135,8 @@ class _Step:
     def _check(self) -> None:
         if not _PLAIN_NAME.fullmatch(str(self.name)):
             raise self._wrong("is no plain name of letters, digits, _ and -")
+        if self.name in ("jobs", "logs"):
+            raise self._wrong(f"would write into the folder {self.name}, which holds what the study keeps of its runs")
         if self.name in self.recipe.variables or self.name in _RESERVED:
             raise self._wrong(f"has the name of a variable, or one of {', '.join(_RESERVED)}")
         if not isinstance(self.step, Mapping):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -21,7 +20,7 @@ from layerscope.report.comparison.pair_rows import pair_rows
 from layerscope.report.comparison.protocol import STEP_PROTOCOL, caveats, device_of_times, differing
 from layerscope.report.comparison.result import FORCED_FLAG, REAL, Comparison
 from layerscope.report.comparison.run_figures import QUALITY, Measurer, RunFigures, control_changes
-from layerscope.report.comparison.runs import ComparedRun
+from layerscope.report.comparison.runs import ComparedRun, check_baseline
 from layerscope.report.comparison.study import Candidate, Study, area_of
 from layerscope.report.estimates import from_influence
 from layerscope.report.evaluated import EvaluatedLabels
@@ -55,13 +54,7 @@ def compare_runs(
     """
     settings = settings or AnalysisSettings()
     names = list(dict.fromkeys(run.candidate for run in runs))
-    if baseline is not None and baseline not in names:
-        close = difflib.get_close_matches(baseline, names, n=3)
-        hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
-        raise ConfigurationError(
-            f"The baseline {baseline!r} is none of the candidates.{hint} They are {listed(names)}; give --baseline "
-            "one of these names, or call a run by NAME=DIR."
-        )
+    check_baseline(baseline, names)
     found = mismatches(runs)
     if found and not force:
         raise ConfigurationError(

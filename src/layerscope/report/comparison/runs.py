@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 import re
 from collections.abc import Mapping, Sequence
@@ -59,7 +60,8 @@ def read_runs(arguments: Sequence[str]) -> list[ComparedRun]:
     """The runs of ``DIR`` or ``NAME=DIR``, in the order given.
 
     Without NAME the candidate is called like the directory, without a training seed at the end (``SEED``); a directory
-    that is called by its seed alone is a run of the folder it lies in. Runs of one candidate are its training seeds.
+    that is called by its seed alone is a run of the folder it lies in, or of the sweep. Runs of one candidate are its
+    training seeds.
 
     Raises:
         ArtifactError: a directory is missing or holds no finished run that this version can read.
@@ -91,6 +93,23 @@ def read_runs(arguments: Sequence[str]) -> list[ComparedRun]:
     ]
 
 
+def candidate_of(argument: str) -> str:
+    """What ``DIR`` or ``NAME=DIR`` is a run of; the directory need not be there yet if its name has no ``=``."""
+    return _place(argument).candidate
+
+
+def check_baseline(baseline: str | None, candidates: Sequence[str]) -> None:
+    """Raises ConfigurationError unless the baseline is None or a candidate."""
+    if baseline is None or baseline in candidates:
+        return
+    close = difflib.get_close_matches(baseline, candidates, n=3)
+    hint = f" Did you mean {' or '.join(map(repr, close))}?" if close else ""
+    raise ConfigurationError(
+        f"The baseline {baseline!r} is none of the candidates.{hint} They are {listed(list(candidates))}; give "
+        "--baseline one of these names, or call a run by NAME=DIR."
+    )
+
+
 def split_seed(directory: str) -> tuple[str, str]:
     """A directory's name without the training seed at its end, and the seed; empty where there is none.
 
@@ -107,9 +126,9 @@ def _place(argument: str) -> _Place:
     path = Path(argument[len(named) + 1 :] if named else argument)
     absolute = Path(os.path.abspath(path))
     name, seed = split_seed(absolute.name)
-    return _Place(
-        path, absolute.name or str(path), named or name or absolute.parent.name or str(path), seed, bool(named)
-    )
+    # A sweep keeps its runs in a folder of that name.
+    above = next((folder.name for folder in absolute.parents if folder.name != "runs"), "")
+    return _Place(path, absolute.name or str(path), named or name or above or str(path), seed, bool(named))
 
 
 def _candidate_before(argument: str) -> str:
