@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import subprocess
 import sys
-import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from layerscope.artifacts import read_summary, write_file, write_json_file
+from layerscope.artifacts import write_file
 from layerscope.errors import ArtifactError, ConfigurationError
+from layerscope.launch import Job, Outcome, run_jobs, slots_for
 from layerscope.shipped import here_or_shipped
 
 ARMS = ("base", "feat", "feat_noisy")
@@ -37,14 +34,6 @@ DRAWS = 2
 
 
 @dataclass(frozen=True)
-class Step:
-    """One run: its name, which is its directory in the study's, and the command behind ``layerscope``."""
-
-    name: str
-    command: tuple[str, ...]
-
-
-@dataclass(frozen=True)
 class Study:
     """Where, and how large. max_steps: of a VAE; None: as the configurations say."""
 
@@ -53,16 +42,16 @@ class Study:
     images: int = 1400
     max_steps: int | None = None
 
-    def stages(self) -> list[list[Step]]:
-        """Steps that need those of earlier stages only: the phantom, the teachers, the VAEs, what the teachers see."""
-        data = str(self.root / "data")
-        phantom = ("phantom", data, "--kind", "fundus", "--n", str(self.images), "--seed", str(PHANTOM_SEED))
+    def jobs(self) -> list[Job]:
+        """The phantom, the teachers, the VAEs, and what the teachers make of each."""
+        data = self.root / "data"
+        phantom = (str(data), "--kind", "fundus", "--n", str(self.images), "--seed", str(PHANTOM_SEED))
         runs = [(arm, seed) for seed in self.seeds for arm in ARMS]
         return [
-            [Step("data", phantom)],
-            [self._teacher(name) for name in TEACHERS],
-            [self._training(arm, seed) for arm, seed in runs],
-            [self._diagnosis(arm, seed, judge) for arm, seed in runs for judge in TEACHERS],
+            Job("data", "phantom", phantom, data),
+            *(self._teacher(name) for name in TEACHERS),
+            *(self._training(arm, seed) for arm, seed in runs),
+            *(self._diagnosis(arm, seed, judge) for arm, seed in runs for judge in TEACHERS),
         ]
 
     def write_configurations(self) -> None:
@@ -85,11 +74,11 @@ class Study:
     def diagnosis(self, arm: str, seed: int, judge: str) -> Path:
         return self.root / "judged_by" / judge / f"{arm}_seed{seed}"
 
-    def _teacher(self, name: str) -> Step:
+    def _teacher(self, name: str) -> Job:
         run = self.root / "teachers" / name
-        return self._run("fit", "configs/classifier/train/phantom.yaml", run, TEACHERS[name])
+        return self._run("fit", "configs/classifier/train/phantom.yaml", run, TEACHERS[name], ("data",))
 
-    def _training(self, arm: str, seed: int) -> Step:
+    def _training(self, arm: str, seed: int) -> Job:
         steps = (
             []
             if self.max_steps is None
@@ -97,16 +86,16 @@ class Study:
         )
         # The weights get a seed of their own, so that they do not depend on what else draws while the model is made.
         start = f"--model.init_args.autoencoder.init_args.seed={seed}"
-        return self._run(
-            "fit", str(self.root / "configs" / f"{arm}.yaml"), self.training(arm, seed), seed, start, *steps
-        )
+        config = str(self.root / "configs" / f"{arm}.yaml")
+        return self._run("fit", config, self.training(arm, seed), seed, ("teachers/A",), start, *steps)
 
-    def _diagnosis(self, arm: str, seed: int, judge: str) -> Step:
+    def _diagnosis(self, arm: str, seed: int, judge: str) -> Job:
         return self._run(
             "test",
             "configs/vae/diagnostic/phantom.yaml",
             self.diagnosis(arm, seed, judge),
             1,  # the same noise for all
+            (f"vae/{arm}_seed{seed}", f"teachers/{judge}"),
             f"--model.init_args.autoencoder.init_args.source={self.training(arm, seed) / 'vae_final'}",
             f"--model.init_args.teacher.init_args.checkpoint={self.teacher(judge)}",
             f"--model.init_args.noise.timesteps={TIMESTEPS}",
@@ -114,58 +103,27 @@ class Study:
             "--model.init_args.controls=[]",
         )
 
-    def _run(self, verb: str, config: str, run: Path, seed: int, *overrides: str) -> Step:
-        places = (f"--output_root={run.parent}", f"--experiment_name={run.name}", "--overwrite")
+    def _run(self, verb: str, config: str, run: Path, seed: int, needs: tuple[str, ...], *overrides: str) -> Job:
+        places = (f"--output_root={run.parent}", f"--experiment_name={run.name}")
         data = (f"--data.init_args.root={self.root / 'data'}", f"--data.init_args.seed={seed}")
-        command = (verb, "--config", config, *places, *data, f"--seed_everything={seed}", *overrides)
-        return Step(str(run.relative_to(self.root)), command)
-
-    def remember(self) -> None:
-        """Refuses a directory with a study of another size, whose runs would be mixed with this one's."""
-        path, mine = self.root / "study.json", {"images": self.images, "max_steps": self.max_steps}
-        if path.exists() and (found := json.loads(path.read_text())) != mine:
-            raise ConfigurationError(
-                f"{self.root} holds a study with {found}; asked for is {mine}. Choose another --output."
-            )
-        write_json_file(path, mine)
+        arguments = ("--config", config, *places, *data, f"--seed_everything={seed}", *overrides)
+        return Job(str(run.relative_to(self.root)), verb, arguments, run, needs)
 
     def run(self, jobs: int) -> None:
-        """All steps that are not finished, ``jobs`` at a time, a thread each."""
-        self.remember()
+        """All runs that have not finished, ``jobs`` at a time.
+
+        Raises:
+            ConfigurationError: a run failed, or was made for a study of another size.
+        """
         self.write_configurations()
-        begun = time.monotonic()
+        outcomes = run_jobs(self.jobs(), self.root, slots_for(jobs), _tell)
+        if failed := [one for one in outcomes if one.status in ("failed", "interrupted")]:
+            raise ConfigurationError("; ".join(f"{one.job.name}: {one.status}, {one.reason}" for one in failed))
 
-        def one(step: Step) -> None:
-            if self.finished(step):
-                return
-            log, started = self.root / "logs" / f"{step.name.replace('/', '_')}.log", time.monotonic()
-            log.parent.mkdir(exist_ok=True)
-            with log.open("w") as file:
-                environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-                command = [sys.executable, "-m", "layerscope", *step.command]
-                done = subprocess.run(command, stdout=file, stderr=subprocess.STDOUT, env=environment, check=False)
-            if done.returncode:
-                raise ConfigurationError(f"{step.name} failed (exit status {done.returncode}); {log} says why.")
-            now = time.monotonic()
-            print(f"[{now - begun:5.0f} s] {step.name}: {now - started:.0f} s", flush=True)
 
-        for stage in self.stages():
-            with ThreadPoolExecutor(jobs) as pool:
-                waiting = [pool.submit(one, step) for step in stage]
-                try:
-                    for each in waiting:
-                        each.result()
-                except BaseException:
-                    pool.shutdown(cancel_futures=True)
-                    raise
-
-    def finished(self, step: Step) -> bool:
-        if step.name == "data":
-            return (self.root / "data" / "phantom.json").exists()
-        try:
-            return bool(read_summary(self.root / step.name))
-        except ArtifactError:
-            return False
+def _tell(outcome: Outcome) -> None:
+    if outcome.seconds is not None:
+        print(f"{outcome.job.name}: {outcome.status}, {outcome.seconds:.0f} s", flush=True)
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import json
-import subprocess
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import yaml
@@ -17,6 +15,7 @@ from studies_stand_ins import synthetic_scores
 
 from layerscope.artifacts import BottleneckScores, read_history
 from layerscope.cli import main as layerscope
+from layerscope.launch import Job, Outcome, Slot
 from layerscope.shipped import shipped
 
 SIGNAL = {"base": 1.0, "feat": 3.0, "feat_noisy": 1.3}
@@ -31,26 +30,30 @@ def write_config_used(run: Path, seed: int) -> None:
 
 
 class PretendedRuns:
-    """Stands for ``layerscope`` in a process of its own: notes the command and leaves what a finished run leaves."""
+    """Stands for `layerscope.launch.run_jobs`: notes each run and leaves what a finished one leaves."""
 
     def __init__(self) -> None:
         self.names: list[str] = []
         self.fail_after: int | None = None
 
-    def __call__(self, command: list[str], **_: Any) -> SimpleNamespace:
-        arguments = command[3:]
+    def __call__(self, jobs: list[Job], folder: Path, slots: list[Slot], told: Callable[..., None]) -> list[Outcome]:
+        return [Outcome(job, "finished", skipped=True) if job.mark.exists() else self.outcome(job) for job in jobs]
+
+    def outcome(self, job: Job) -> Outcome:
         if self.fail_after is not None and len(self.names) >= self.fail_after:
-            return SimpleNamespace(returncode=1)
-        if arguments[0] == "phantom":
-            Path(arguments[1]).mkdir(parents=True)
-            (Path(arguments[1]) / "phantom.json").write_text("{}")
-            self.names.append("data")
-            return SimpleNamespace(returncode=0)
-        options = dict(each.split("=", 1) for each in arguments if "=" in each)
-        run = Path(options["--output_root"]) / options["--experiment_name"]
-        run.mkdir(parents=True)
+            return Outcome(job, "failed", seconds=1.0, reason="exit status 1 (its.log)")
+        job.run.mkdir(parents=True)
+        self.names.append(job.name)
+        if job.verb == "phantom":
+            job.mark.write_text("{}")
+        else:
+            self.leave(job)
+        return Outcome(job, "finished", seconds=1.0)
+
+    def leave(self, job: Job) -> None:
+        run, options = job.run, dict(each.split("=", 1) for each in job.arguments if "=" in each)
         seed = int(options["--seed_everything"])
-        if arguments[0] == "test":
+        if job.verb == "test":
             arm, seed = run.name.split("_seed")[0], int(run.name.split("_seed")[1])
             synthetic_scores(SIGNAL[arm], seed).save(run / "scores.npz")
         else:
@@ -58,14 +61,12 @@ class PretendedRuns:
             (run / "training_history.json").write_text(json.dumps({"schema_version": 1, "rows": [row]}))
             write_config_used(run, seed)
         (run / "summary.json").write_text(json.dumps({"schema_version": 1, "metrics": {"val/mAP": 0.9}}))
-        self.names.append(run.name)
-        return SimpleNamespace(returncode=0)
 
 
 @pytest.fixture
 def pretended(monkeypatch: pytest.MonkeyPatch) -> PretendedRuns:
     runs = PretendedRuns()
-    monkeypatch.setattr(feature_matching, "subprocess", SimpleNamespace(run=runs, STDOUT=subprocess.STDOUT))
+    monkeypatch.setattr(feature_matching, "run_jobs", runs)
     return runs
 
 
@@ -74,7 +75,7 @@ def test_an_interrupted_study_goes_on_and_reports(
 ) -> None:
     command = ["--output", str(tmp_path), "--seeds", "1", "2", "3", "--jobs", "1"]
     pretended.fail_after = 8
-    with pytest.raises(SystemExit, match=r"failed \(exit status 1\); .*\.log says why"):
+    with pytest.raises(SystemExit, match=r"vae/.*: failed, exit status 1 \(its\.log\)"):
         feature_matching.main(command)
     assert len(pretended.names) == 8
 
@@ -94,8 +95,6 @@ def test_an_interrupted_study_goes_on_and_reports(
 
     feature_matching.main(command)
     assert len(pretended.names) == 30
-    with pytest.raises(SystemExit, match="holds a study with"):
-        feature_matching.main([*command, "--images", "50"])
 
 
 def test_runs_that_differ_in_more_than_their_losses_are_no_fair_comparison(
@@ -124,17 +123,18 @@ def test_arms_of_one_seed_begin_alike(
     monkeypatch.setattr(Study, "teacher", lambda *_: shipped(feature_matching.SHIPPED_TEACHER))
     study = Study(tmp_path, seeds=(4,), max_steps=1)
     study.write_configurations()
-    _, _, trainings, diagnoses = study.stages()
+    trainings = [job for job in study.jobs() if job.name.startswith("vae/")]
     small = [f"--data.init_args.root={fundus_phantom}", "--model.init_args.crop_size=16"]
     first = {}
     for arm, step in zip(ARMS, trainings):
-        assert layerscope([*step.command, *small]) == 0
+        assert layerscope([step.verb, *step.arguments, *small]) == 0
         [row] = read_history(study.training(arm, 4))
         first[arm] = (row["train/rec_mean"], row["train/loss"])
     assert len({l1 for l1, _ in first.values()}) == 1
     assert len({loss for _, loss in first.values()}) == 3
 
-    assert layerscope([*diagnoses[-1].command, small[0]]) == 0
+    last = study.jobs()[-1]
+    assert layerscope([last.verb, *last.arguments, small[0]]) == 0
     scores = BottleneckScores.load(study.diagnosis("feat_noisy", 4, "B") / "scores.npz")
     assert Judged([scores, scores]).conditions == ["recon", "t52", "t153", "t330"]
 
@@ -142,8 +142,8 @@ def test_arms_of_one_seed_begin_alike(
 def test_teachers_differ_and_are_trained_on_the_phantom(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     study = Study(tmp_path)
     found = []
-    for step in study.stages()[1]:
-        assert layerscope([*step.command, "--print_config"]) == 0
+    for step in study.jobs()[1:3]:
+        assert layerscope([step.verb, *step.arguments, "--print_config"]) == 0
         found.append(yaml.safe_load(capsys.readouterr().out))
     assert [one["seed_everything"] for one in found] == [one["data"]["init_args"]["seed"] for one in found] == [1, 2]
     assert {one["data"]["init_args"]["root"] for one in found} == {str(tmp_path / "data")}
