@@ -61,7 +61,7 @@ def draw_differences(axes: Axes, comparison: Comparison, found: Sequence[Differe
         column_text(axes, place, _interval(one.value, one.sim_lo, one.sim_hi, True), 6, "left")
         column_text(axes, place, plain_text(short_name(one.outcome, 40)), 108, "left")
     column_heading(axes, "difference", 6, "left")
-    column_heading(axes, "outcome (corrected p)", 108, "left")
+    column_heading(axes, "outcome", 108, "left")
     _name_rows(axes, candidate_names(comparison, names))
     edge = 1.15 * comparison.margin
     left, right = axes.get_xlim()
