@@ -61,6 +61,7 @@ class ClassifierReport(Callback):
                         *threshold_caveats(data, task.thresholds.data_hash),
                         *analysis.not_measured,
                     ],
+                    "model_hashes": {"teacher": task.thresholds.teacher_hash},
                     "counts": {"images": len(task.scores.id), "labels": len(task.scores.label)},
                     **provenance(trainer, data.eval_split),
                 },

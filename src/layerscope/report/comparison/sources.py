@@ -23,10 +23,10 @@ class Sources:
 
 
 def sources_of(runs: Sequence[ComparedRun]) -> Sources:
-    """Directories of all runs; hashes and split of the first."""
+    """Directories of all runs; hashes and split of the first. Classifiers have no teacher in common."""
     directories: dict[str, list[str]] = {}
     for run in runs:
         directories.setdefault(run.candidate, []).append(str(run.path))
     first = runs[0].summary
-    teacher = (first.get("model_hashes") or {}).get("teacher")
+    teacher = (first.get("model_hashes") or {}).get("teacher") if runs[0].kind == "bottleneck" else None
     return Sources(directories, teacher, first.get("data_hash"), first.get("split"))
