@@ -18,7 +18,7 @@ from layerscope.functional.noise import DDPMSchedule
 
 Diagnose = Callable[..., Path]
 AUTOENCODER = "--model.init_args.autoencoder"
-HEADLINE = "macro delta_auroc of the reconstruction"
+HEADLINE = "delta_auroc (macro, recon)"
 
 
 def labels_of(run: Path) -> dict[str, dict[str, Any]]:

@@ -180,7 +180,8 @@ def _prepare(allow_import: Sequence[str]) -> None:
 
 
 def _cli_options(verb: str, arguments: Sequence[str]) -> dict[str, Any]:
-    per_verb = {"parser_mode": "omegaconf", "exit_on_error": False}
+    # Without abbreviations: part of a name would be taken for the whole, also of a name that was misspelt.
+    per_verb = {"parser_mode": "omegaconf", "exit_on_error": False, "allow_abbrev": False}
     found = [_find_config(argument, before) for before, argument in zip(["", *arguments], arguments)]
     return {
         "save_config_callback": None,

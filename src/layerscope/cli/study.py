@@ -17,7 +17,7 @@ from layerscope.errors import ConfigurationError
 from layerscope.launch import Job, Outcome
 from layerscope.launch.recipe import read_recipe
 from layerscope.launch.table import RunTable
-from layerscope.shipped import here_or_shipped
+from layerscope.shipped import here_or_shipped, shipped
 
 
 def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
@@ -37,6 +37,11 @@ def main(arguments: list[str], allow_import: Sequence[str] = ()) -> int:
     options = parser.parse_args(arguments)
     check_launch_options(options)
     path = here_or_shipped(options.config)
+    if not path.is_file():
+        raise ConfigurationError(
+            f"The recipe {options.config} does not exist, neither here ({Path.cwd()}) nor among the shipped ones in "
+            f"{shipped('configs/recipes')}."
+        )
     recipe = read_recipe(path, options.output, dict(_variable(text) for text in options.set))
     jobs = [_allowing(job, allow_import) for job in recipe.jobs()]
     check_runs(jobs, allow_import)

@@ -95,7 +95,7 @@ class BottleneckAnalysis:
         overall = self.verdict["overall"]
         return {
             "headline": Headline(
-                "macro delta_auroc of the reconstruction", overall["delta_auroc"], overall["ci_lo"], overall["ci_hi"]
+                "delta_auroc (macro, recon)", overall["delta_auroc"], overall["ci_lo"], overall["ci_hi"]
             ),
             "teacher_metrics_real": self.teacher_metrics_real,
             "teacher_metrics_recon_t0": self.teacher_metrics_recon_t0,

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from layerscope.artifacts import read_summary
 from layerscope.report.markdown import escaped, markdown_table
-from layerscope.report.sentences import short
+from layerscope.report.sentences import control_in_words, short, significant
 
 _RESEARCH = "For research only; not for clinical use."
 
@@ -29,7 +30,13 @@ def study_document(title: str, root: Path, runs: Mapping[str, Path], open_runs: 
     found = study_summaries(runs)
     parts = [f"# Study: {escaped(title)}"]
     if open_runs:
-        parts.append(f"**Not finished: {escaped(', '.join(open_runs))}.** The same command goes on with them.")
+        steps = Counter(name.partition("/")[0] for name in open_runs)
+        counted = ", ".join(
+            f"{escaped(step)} ({number})" if number > 1 else escaped(step) for step, number in steps.items()
+        )
+        parts.append(
+            f"**Not finished: {counted}.** The same command goes on with them; study.csv says how far each is."
+        )
     for heading, task, rows in (
         ("E0: classifiers on real images", "classifier", _classifiers),
         ("E1 and E2: what each autoencoder costs", "vae_bottleneck", _diagnoses),
@@ -39,7 +46,9 @@ def study_document(title: str, root: Path, runs: Mapping[str, Path], open_runs: 
             parts += [f"## {heading}", rows(chosen)]
     for name, summary in found.items():
         if summary["task"] == "comparison":
-            parts += [f"## Comparison: {escaped(name)}", *_comparison(runs[name].relative_to(root), summary)]
+            subject = "E3: autoencoders" if summary["kind"] == "bottleneck" else "Final evaluation: classifiers"
+            title = f"## {subject} side by side ({escaped(name)})"
+            parts += [title, *_comparison(runs[name].relative_to(root), summary)]
     rest = {name: s for name, s in found.items() if s["task"] not in ("classifier", "vae_bottleneck", "comparison")}
     if rest:
         parts += ["## Other runs", markdown_table(["run", "task", "figure", "value"], list(map(_other, rest.items())))]
@@ -67,16 +76,27 @@ def _classifiers(found: Mapping[str, dict[str, Any]]) -> str:
 
 
 def _diagnoses(found: Mapping[str, dict[str, Any]]) -> str:
-    rows, sentences = [], []
+    rows = []
     for name, summary in found.items():
         verdict = summary["verdict"]["overall"]
         drop = {"value": verdict["delta_auroc"], "ci_lo": verdict["ci_lo"], "ci_hi": verdict["ci_hi"]}
         psnr = (summary.get("reconstruction") or {}).get("psnr_db", {}).get("value")
-        shown = "n/a" if psnr is None else f"{psnr:.1f}"
-        rows.append([name, summary["split"], verdict["verdict"], _with_interval(drop, sign=True), shown])
-        sentences.append(f"- {escaped(name)}: {escaped(verdict['sentence'])}")
-    table = markdown_table(["run", "split", "verdict", "Δ macro AUROC", "PSNR dB"], rows)
-    return f"{table}\n\n" + "\n".join(sentences)
+        like = verdict.get("nearest_control")
+        rows.append(
+            [
+                name,
+                summary["split"],
+                verdict["verdict"],
+                _with_interval(drop, sign=True),
+                "" if like is None else control_in_words(like),
+                f"{100 * verdict['flip_rate']:.1f}",
+                "n/a" if psnr is None else f"{psnr:.1f}",
+            ]
+        )
+    header = ["run", "split", "verdict", "Δ macro AUROC", "about like", "flips %", "PSNR dB"]
+    why = {f"{s['verdict']['overall']['reason']}" for s in found.values()} - {""}
+    notes = [f"{escaped(reason)[0].upper()}{escaped(reason)[1:]}." for reason in sorted(why)]
+    return "\n\n".join([markdown_table(header, rows), *notes])
 
 
 def _comparison(place: Path, summary: Mapping[str, Any]) -> list[str]:
@@ -89,7 +109,7 @@ def _other(entry: tuple[str, Mapping[str, Any]]) -> list[str]:
     name, summary = entry
     headline = summary.get("headline") or {}
     value = headline.get("value")
-    return [name, summary["task"], headline.get("figure") or "", "" if value is None else short(float(value))]
+    return [name, summary["task"], headline.get("figure") or "", "" if value is None else significant(float(value))]
 
 
 def _with_interval(figure: Mapping[str, Any], sign: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""``null`` on the command line takes a setting away, however deep it lies."""
+"""Settings on the command line: `null` takes one away however deep it lies, and only whole names are taken."""
 
 import pytest
 import yaml
@@ -22,3 +22,11 @@ def test_a_setting_of_a_configuration_is_taken_away(null: tuple[str, ...], capsy
 def test_everything_else_stays_as_it_was() -> None:
     arguments = ["--data.init_args.split_file=null", f"{DEEP}seed=3", f"{DEEP}seed", "4", f"{DEEP}seed", "--debug"]
     assert nested_nulls(arguments) == arguments
+
+
+@pytest.mark.parametrize(("part", "whole"), [("seed_everythin", "seed_everything"), ("trainer.max_step", "max_steps")])
+def test_part_of_a_setting_s_name_is_not_taken_for_it(
+    part: str, whole: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["fit", "--config", "configs/vae/train/phantom_base.yaml", f"--{part}=7", "--print_config"]) == 2
+    assert f"Did you mean {whole}?" in capsys.readouterr().err
