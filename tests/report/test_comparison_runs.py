@@ -106,6 +106,37 @@ RUNS = {
 }
 
 
+def test_the_teacher_must_have_seen_the_same_pixels(tmp_path: Path) -> None:
+    """Equal hashes of data and teacher, other answers on the real images."""
+    error = np.random.default_rng(0).standard_normal(KNOWN.logits[0].shape) * KNOWN.logits[0].std(axis=0)
+    first = str(write_run(tmp_path / "first", KNOWN))
+    paths = {}
+    for name, share in (("rounded", 0.005), ("resized", 0.03)):
+        logits = KNOWN.logits.copy()
+        logits[0] += (share * error).astype(np.float32)
+        paths[name] = str(write_run(tmp_path / name, replaced(KNOWN, logits=logits)))
+    assert not compare_runs(read_runs([first, paths["rounded"]]), settings=SETTINGS).mismatches
+    with pytest.raises(ConfigurationError, match="teacher's answers on the real images differ between first and resi"):
+        compare_runs(read_runs([first, paths["resized"]]), settings=SETTINGS)
+    forced = compare_runs(read_runs([first, paths["resized"]]), force=True, settings=SETTINGS)
+    assert len(forced.mismatches) == 1
+
+
+def test_what_was_not_checked_is_named(tmp_path: Path) -> None:
+    first = str(write_run(tmp_path / "first", KNOWN))
+    bare = str(write_run(tmp_path / "bare", KNOWN, data_hash=None, model_hashes=None))
+    named = {r["what"]: r["reason"] for r in compare_runs(read_runs([first, bare]), settings=SETTINGS).not_measured}
+    for what in ("data", "teacher"):
+        assert "bare" in named[f"whether the {what} is the same"]
+        assert "first" not in named[f"whether the {what} is the same"]
+    for name in ("one", "two"):
+        write_run(tmp_path / name, classifier_scores())
+    found = compare_runs(read_runs([str(tmp_path / name) for name in ("one", "two")]), settings=SETTINGS)
+    named = {row["what"]: row["reason"] for row in found.not_measured}
+    assert "whether images were preprocessed alike" in named
+    assert not any("is the same" in what for what in named)
+
+
 @pytest.mark.parametrize("what", RUNS)
 def test_what_must_be_equal_is_named_and_can_be_forced(tmp_path: Path, what: str) -> None:
     scores, changes, words = RUNS[what]

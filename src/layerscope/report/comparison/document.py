@@ -18,8 +18,8 @@ _HASH = 12
 
 
 _PAIRS = (
-    "Candidate minus the other. Outcomes go by the simultaneous interval, which leaves 0 out exactly where the "
-    "corrected p is below its level; pairwise.csv holds the differences of all other figures too."
+    "Candidate minus the other. Better or worse is one whose simultaneous interval leaves 0 out and whose corrected p "
+    "is below its level; pairwise.csv holds the differences of all other figures too."
 )
 
 

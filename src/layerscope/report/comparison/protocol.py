@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from layerscope.errors import listed
 from layerscope.report.comparison.runs import ComparedRun
 from layerscope.report.conditions import group_conditions
 
@@ -34,7 +35,7 @@ def device_of_times(run: ComparedRun) -> str | None:
 
 def caveats(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
     """Records ``what`` and ``reason`` on everything that differs and limits what can be compared."""
-    missing = []
+    missing = _unchecked(runs)
     for name in ("precision", "device"):
         values = {run.title: run.summary.get(name) for run in runs}
         if len(set(values.values())) > 1:
@@ -54,6 +55,23 @@ def caveats(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
     steps = {run.title: _steps(run) for run in runs}
     if len(set(steps.values())) > 1:
         missing.append({"what": "noise steps or draws that not all runs have", "reason": _values(steps)})
+    return missing
+
+
+def _unchecked(runs: Sequence[ComparedRun]) -> list[dict[str, str]]:
+    """What ought to be equal and cannot be held against each other."""
+    hashes: dict[str, list[Any]] = {"data": [run.summary.get("data_hash") for run in runs]}
+    if runs[0].kind == "bottleneck":
+        hashes["teacher"] = [(run.summary.get("model_hashes") or {}).get("teacher") for run in runs]
+    missing = []
+    for what, values in hashes.items():
+        without = [run.title for run, value in zip(runs, values) if not value]
+        if without:
+            reason = f"no hash in the summary of {listed(without)}: not checked there"
+            missing.append({"what": f"whether the {what} is the same", "reason": reason})
+    if runs[0].kind == "classifier":
+        reason = "no run records the pixels that its classifier saw: cropping, resizing and colours may differ"
+        missing.append({"what": "whether images were preprocessed alike", "reason": reason})
     return missing
 
 
