@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared_runs import write_run
+from compared_runs import NOISE, write_run
 from synthetic_scores import classifier_scores, make_scores, replaced
 
 from layerscope.artifacts import UNFINISHED, BottleneckScores
@@ -120,6 +120,33 @@ def test_the_teacher_must_have_seen_the_same_pixels(tmp_path: Path) -> None:
         compare_runs(read_runs([first, paths["resized"]]), settings=SETTINGS)
     forced = compare_runs(read_runs([first, paths["resized"]]), force=True, settings=SETTINGS)
     assert len(forced.mismatches) == 1
+
+
+def test_copies_and_other_models_are_no_training_seeds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def trained() -> BottleneckScores:
+        return replaced(SMALL, logits=np.concatenate([SMALL.logits[:1], SMALL.logits[1:] + rng.random((1, 60, 3))]))
+
+    one, hashes = trained(), {"teacher": "t" * 64, "autoencoder": "a" * 64}
+    first = str(write_run(tmp_path / "a_seed1", one, model_hashes=hashes))
+    other = str(write_run(tmp_path / "other", SMALL))
+    cases = {
+        "copied": (one, {}, "all their logits are equal"),
+        "redrawn": (trained(), {"model_hashes": hashes}, "both are of one autoencoder"),
+        "wider": (trained(), {"noise": {**NOISE, "latent_shape": [16, 32, 32]}}, "other shapes"),
+    }
+    for folder, (scores, changes, words) in cases.items():
+        second = str(write_run(tmp_path / folder / "a_seed2", scores, **changes))
+        with pytest.raises(ConfigurationError, match=words) as refused:
+            compare_runs(read_runs([first, second, other]), force=True, settings=SETTINGS)
+        assert first in str(refused.value)
+        assert second in str(refused.value)
+        # Two candidates may be what two seeds may not.
+        compare_runs(read_runs([first, f"b={second}"]), settings=SETTINGS)
+    teachers = [str(write_run(tmp_path / f"t_seed{k}", classifier_scores())) for k in (1, 2)]
+    with pytest.raises(ConfigurationError, match="a copy"):
+        compare_runs(read_runs([*teachers, f"u={write_run(tmp_path / 'u', classifier_scores())}"]), settings=SETTINGS)
 
 
 def test_what_was_not_checked_is_named(tmp_path: Path) -> None:
