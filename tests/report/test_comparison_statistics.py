@@ -19,6 +19,7 @@ from layerscope.artifacts.tables import COMPARISON_COLUMNS, PAIRWISE_COLUMNS, fo
 from layerscope.functional.bootstrap import resample_weights
 from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
 from layerscope.report.comparison.analysis import compare_runs
+from layerscope.report.comparison.reading import reading
 from layerscope.report.comparison.result import HIGHER_IS_BETTER, Comparison
 from layerscope.report.comparison.runs import read_runs
 
@@ -260,6 +261,40 @@ def test_samples_that_only_change_places_within_their_class(tmp_path: Path) -> N
     assert row["outcome"] == "no difference shown"
 
 
+def test_nothing_is_told_where_the_teacher_is_at_chance(tmp_path: Path) -> None:
+    """Near chance nothing can be lost: two VAEs that hardly differ there are not shown to be equal."""
+    one = make_scores(n=160, steps=(), controls=False)
+    rng = np.random.default_rng(5)
+    chance = replaced(one, logits=np.repeat(rng.standard_normal((1, 160, 3)), 2, axis=0).astype(np.float32))
+    found = compared(tmp_path, a=noisier(chance, 0.01), b=noisier(chance, 0.01, seed=3))
+    row = found.pair("a", "b", "auroc")
+    assert row is not None
+    assert max(abs(row["ci_sim_lo"]), abs(row["ci_sim_hi"])) < found.margin
+    assert row["outcome"] == "cannot be told"
+    assert any("cannot be told (the teacher does not recognise the labels" in sentence for sentence in reading(found))
+
+
+def test_a_difference_is_not_shown_where_the_widened_interval_holds_0(tmp_path: Path) -> None:
+    """The first label is apart under both VAEs, in other orders: what few images cannot show widens the average."""
+    n, rng = 200, np.random.default_rng(0)
+    target = (rng.random((n, 2)) < 0.3).astype(np.uint8)
+    base = 1.5 * target + rng.standard_normal((n, 2))
+    logits = []
+    for jitter in (0.2, 0.5):
+        seen = np.stack([base, base + jitter * rng.standard_normal((n, 2))])
+        seen[:, :, 0] = 10 * target[:, 0] + rng.random((2, n))
+        seen[0, :, 0] = 10 * target[:, 0]
+        logits.append(seen.astype(np.float32))
+    scores = make_scores(n=n, n_labels=2, steps=(), controls=False)
+    scores = replaced(scores, target=target, known=np.ones((n, 2), dtype=np.bool_))
+    found = compared(tmp_path, **{name: replaced(scores, logits=one) for name, one in zip("ab", logits)})
+    row = found.pair("a", "b", "auroc")
+    assert row is not None
+    assert row["p_adjusted"] < 0.05
+    assert row["ci_sim_lo"] < 0 < row["ci_sim_hi"]
+    assert row["outcome"] == "no difference shown"
+
+
 def test_a_baseline_has_families_of_its_own(tmp_path: Path) -> None:
     one = make_scores(n=160)
     paths = [write_run(tmp_path / name, noisier(one, 0.3 * k, seed=k)) for k, name in enumerate("abc")]
@@ -294,7 +329,7 @@ def test_training_seeds_are_paired_by_name_or_apart(tmp_path: Path) -> None:
     delta = differences.mean()
     assert [row["difference"], row["ci_lo"], row["ci_hi"]] == pytest.approx([delta, delta - half, delta + half])
     assert row["p"] == pytest.approx(2 * student.sf(abs(delta) / math.sqrt(images + seeds), df))
-    assert "one training seed" not in row["flag"]
+    assert "training seed" not in row["flag"]
     own = found.of("x", "delta_auroc")
     alone = [row for row in found.figures if row["run"] and row["metric"] == "delta_auroc" and row["label"] == "macro"]
     assert own is not None
@@ -311,9 +346,10 @@ def test_training_seeds_are_paired_by_name_or_apart(tmp_path: Path) -> None:
         [each[f"y_seed{s}"][1] for s in (1, 2)], axis=0
     )
     parts = [patients(base, psi) ** 2, x.var(ddof=1) / 3, y.var(ddof=1) / 2]
+    assert row is not None
+    assert "two training seeds" in row["flag"]
     df = sum(parts) ** 2 / sum(v**2 / n for v, n in zip(parts, (len(set(base.group)) - 1, 2, 1)))
     half = student.ppf(0.975, df) * math.sqrt(sum(parts))
-    assert row is not None
     assert (row["ci_hi"] - row["ci_lo"]) / 2 == pytest.approx(half)
 
 
