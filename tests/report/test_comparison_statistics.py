@@ -410,6 +410,59 @@ def test_other_noise_is_not_compared_step_by_step(tmp_path: Path) -> None:
         assert what in named
 
 
+def test_steps_of_one_name_may_be_other_noise(tmp_path: Path) -> None:
+    """A schedule of one's own, and latents of another scale: what is called t330 is not the same noise."""
+    one = make_scores(n=120)
+    at = one.condition == "t330"
+    other = noisier(one, 0.3)
+    moved = {
+        "own": replaced(other, log_snr=one.log_snr - at, log_snr_eff=one.log_snr_eff.copy()),
+        "scaled": replaced(other, log_snr_eff=one.log_snr_eff - 0.5 * at),
+        "measured": replaced(other, log_snr_eff=one.log_snr_eff - 0.09 * at),
+    }
+    for name, scores in moved.items():
+        found = compared(tmp_path / name, one=one, other=scores)
+        told = [entry["what"] for entry in found.not_measured if "as one noise" in entry["what"]]
+        agrees = name == "measured"
+        assert told == ([] if agrees else ["noise steps t330 as one noise"])
+        for step, compares in (("t330", agrees), ("t14", True), ("recon", True)):
+            own = found.of("one", "auroc", condition=step)
+            assert own is not None
+            assert (own["rank"] is not None) == compares
+            assert (found.pair("one", "other", "auroc", condition=step) is not None) == compares
+
+
+def test_a_run_measured_less_far_does_not_rank_better_for_it(tmp_path: Path) -> None:
+    """Lost at -2 by one, not lost by the other, which was measured to 0.2 only: nothing there tells them apart."""
+    far = make_scores(n=300, n_labels=1, controls=False, steps=((14, 4.3), (100, 3.0), (330, 0.2), (875, -4.0)))
+    logits = np.repeat(far.logits[:1], len(far.logits), axis=0)
+    logits[far.condition == "t875"] = np.random.default_rng(0).standard_normal(logits[0].shape)
+    far = replaced(far, logits=logits)
+    rows = far.condition != "t875"
+    names = ("condition", "kind", "t", "draw", "log_snr", "log_snr_eff", "similarity")
+    near = replaced(far, logits=logits[rows], **{name: getattr(far, name)[rows] for name in names})
+    found = compared(tmp_path, far=far, near=near)
+    cells = [found.of(name, "collapse_log_snr_eff", condition="") for name in ("far", "near")]
+    assert [row and row["rank"] for row in cells] == [1, 1]
+    assert cells[0] is not None
+    # What was measured of it stays.
+    assert -4.5 < cells[0]["value"] < -0.3
+
+
+def test_adjusted_p_is_never_below_p_where_no_resample_differs(tmp_path: Path) -> None:
+    """Lost by the reconstruction or never, in every resample: as little as the number of resamples can tell."""
+    real = make_scores(n=300, n_labels=1, controls=False)
+    keeps = np.repeat(real.logits[:1], len(real.logits), axis=0)
+    lost = keeps.copy()
+    lost[1:] = np.random.default_rng(0).standard_normal(lost[1:].shape)
+    kinds = {"lost": lost} | {f"keeps{k}": keeps for k in range(4)}
+    found = compared(tmp_path, **{name: replaced(real, logits=logits) for name, logits in kinds.items()})
+    pairs = [row for row in found.pairwise if row["metric"] == "collapse_log_snr_eff"]
+    assert [row["p"] for row in pairs[:4]] == pytest.approx([2 / 201] * 4)
+    assert all(row["p_adjusted"] >= row["p"] for row in pairs)
+    assert all(row["ci_sim_lo"] == row["difference"] for row in pairs[:4])
+
+
 def test_classifiers_are_compared_on_real_images(tmp_path: Path) -> None:
     one = classifier_scores(absent=True)
     noise = np.random.default_rng(1).standard_normal(one.logits.shape)

@@ -17,7 +17,7 @@ from layerscope.report.comparison.estimation import Sampling, Side
 from layerscope.report.comparison.mismatches import mismatches
 from layerscope.report.comparison.noise_curves import common_range
 from layerscope.report.comparison.pair_rows import pair_rows
-from layerscope.report.comparison.protocol import STEP_PROTOCOL, caveats, device_of_times, differing
+from layerscope.report.comparison.protocol import caveats, device_of_times, unranked_steps
 from layerscope.report.comparison.result import FORCED_FLAG, REAL, Comparison
 from layerscope.report.comparison.run_figures import QUALITY, Measurer, RunFigures, control_changes
 from layerscope.report.comparison.runs import ComparedRun, check_baseline
@@ -100,7 +100,7 @@ def compare_runs(
             for one, seed in zip(candidate.figures, candidate.side.seeds):
                 alone = Candidate(Side(candidate.side.candidate, (seed,)), [one])
                 rows += candidate_rows(study, alone, one.run.name, same_device)
-    rank(rows, unranked_steps=bool(differing(aligned.runs, STEP_PROTOCOL)))
+    rank(rows, unranked_steps(aligned.runs))
     pairwise = pair_rows(study, candidates, baseline)
     if found:
         for row in (*rows, *pairwise):

@@ -16,7 +16,7 @@ from layerscope.report.comparison.estimation import (
     from_images,
     from_resamples,
 )
-from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing
+from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing, same_noise
 from layerscope.report.comparison.result import CANNOT_BE_TOLD, HIGHER_IS_BETTER, REAL, RECON, SEED_FLAGS
 from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, stacked
 from layerscope.report.comparison.study import (
@@ -131,10 +131,11 @@ def _auroc(study: Study, one: Candidate, other: Candidate, condition: str) -> It
 
 
 def _noise_steps(study: Study, one: Candidate, other: Candidate, flag: str) -> Iterator[_Asked]:
-    """The macro average at every step that both have."""
+    """The macro average at every step that both have, where that is one noise."""
     runs = [*one.figures, *other.figures]
     steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
     steps = [name for name in steps if all(name in run.conditions for run in runs)]
+    steps = [name for name in steps if same_noise([run.conditions[name] for run in runs])]
     if steps:
         ours, theirs = ([stacked([run.delta[step] for step in steps]) for run in each.figures] for each in (one, other))
         found = from_images(one.side, ours, study.sampling, other.side, theirs)
