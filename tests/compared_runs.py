@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -40,7 +41,8 @@ def write_run(path: Path, scores: BottleneckScores | ClassifierScores, **changes
         "not_measured": [],
     }
     if diagnosis:
-        summary |= {"noise": dict(NOISE), "model_hashes": {"teacher": "t" * 64, "autoencoder": "a" * 64}}
+        weights = hashlib.sha256(str(path).encode()).hexdigest()
+        summary |= {"noise": dict(NOISE), "model_hashes": {"teacher": "t" * 64, "autoencoder": weights}}
     summary |= changes
     with open_run_directory(path).staged() as stage:
         stage.write_npz("scores.npz", {name: np.asarray(value) for name, value in scores.arrays().items()})

@@ -54,6 +54,9 @@ def test_seeds_that_are_no_pairs_are_welchs() -> None:
         (-0.01, 0.01, 0.9, "no difference shown, one of .02 excluded"),
         # Adjusted for several questions it may miss significance although its own interval does not hold 0.
         (0.001, 0.03, 0.06, "no difference shown"),
+        # An interval that holds 0 shows nothing whatever p is.
+        (-0.005, 0.03, 0.01, "no difference shown"),
+        (-0.015, 0.0, 0.01, "no difference shown, one of .02 excluded"),
         (0.0, 0.0, 1.0, "no change of ranking"),
         (float("nan"), float("nan"), float("nan"), "cannot be told"),
     ],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from compared_runs import write_run
+from compared_runs import NOISE, write_run
 from synthetic_scores import classifier_scores, make_scores, replaced
 
 from layerscope.artifacts import UNFINISHED, BottleneckScores
@@ -104,6 +104,64 @@ RUNS = {
     "truth": (relabelled(KNOWN), {}, "of 5 of 60 common images differs between first and second, in label0"),
     "groups": (replaced(KNOWN, group=np.repeat(["p", "q"], 30)), {}, "second names groups (patients) and first none"),
 }
+
+
+def test_the_teacher_must_have_seen_the_same_pixels(tmp_path: Path) -> None:
+    """Equal hashes of data and teacher, other answers on the real images."""
+    error = np.random.default_rng(0).standard_normal(KNOWN.logits[0].shape) * KNOWN.logits[0].std(axis=0)
+    first = str(write_run(tmp_path / "first", KNOWN))
+    paths = {}
+    for name, share in (("rounded", 0.005), ("resized", 0.03)):
+        logits = KNOWN.logits.copy()
+        logits[0] += (share * error).astype(np.float32)
+        paths[name] = str(write_run(tmp_path / name, replaced(KNOWN, logits=logits)))
+    assert not compare_runs(read_runs([first, paths["rounded"]]), settings=SETTINGS).mismatches
+    with pytest.raises(ConfigurationError, match="teacher's answers on the real images differ between first and resi"):
+        compare_runs(read_runs([first, paths["resized"]]), settings=SETTINGS)
+    forced = compare_runs(read_runs([first, paths["resized"]]), force=True, settings=SETTINGS)
+    assert len(forced.mismatches) == 1
+
+
+def test_copies_and_other_models_are_no_training_seeds(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+
+    def trained() -> BottleneckScores:
+        return replaced(SMALL, logits=np.concatenate([SMALL.logits[:1], SMALL.logits[1:] + rng.random((1, 60, 3))]))
+
+    one, hashes = trained(), {"teacher": "t" * 64, "autoencoder": "a" * 64}
+    first = str(write_run(tmp_path / "a_seed1", one, model_hashes=hashes))
+    other = str(write_run(tmp_path / "other", SMALL))
+    cases = {
+        "copied": (one, {}, "all their logits are equal"),
+        "redrawn": (trained(), {"model_hashes": hashes}, "both are of one autoencoder"),
+        "wider": (trained(), {"noise": {**NOISE, "latent_shape": [16, 32, 32]}}, "other shapes"),
+    }
+    for folder, (scores, changes, words) in cases.items():
+        second = str(write_run(tmp_path / folder / "a_seed2", scores, **changes))
+        with pytest.raises(ConfigurationError, match=words) as refused:
+            compare_runs(read_runs([first, second, other]), force=True, settings=SETTINGS)
+        assert first in str(refused.value)
+        assert second in str(refused.value)
+        # Two candidates may be what two seeds may not.
+        compare_runs(read_runs([first, f"b={second}"]), settings=SETTINGS)
+    teachers = [str(write_run(tmp_path / f"t_seed{k}", classifier_scores())) for k in (1, 2)]
+    with pytest.raises(ConfigurationError, match="a copy"):
+        compare_runs(read_runs([*teachers, f"u={write_run(tmp_path / 'u', classifier_scores())}"]), settings=SETTINGS)
+
+
+def test_what_was_not_checked_is_named(tmp_path: Path) -> None:
+    first = str(write_run(tmp_path / "first", KNOWN))
+    bare = str(write_run(tmp_path / "bare", KNOWN, data_hash=None, model_hashes=None))
+    named = {r["what"]: r["reason"] for r in compare_runs(read_runs([first, bare]), settings=SETTINGS).not_measured}
+    for what in ("data", "teacher"):
+        assert "bare" in named[f"whether the {what} is the same"]
+        assert "first" not in named[f"whether the {what} is the same"]
+    for name in ("one", "two"):
+        write_run(tmp_path / name, classifier_scores())
+    found = compare_runs(read_runs([str(tmp_path / name) for name in ("one", "two")]), settings=SETTINGS)
+    named = {row["what"]: row["reason"] for row in found.not_measured}
+    assert "whether images were preprocessed alike" in named
+    assert not any("is the same" in what for what in named)
 
 
 @pytest.mark.parametrize("what", RUNS)

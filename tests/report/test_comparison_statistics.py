@@ -19,6 +19,7 @@ from layerscope.artifacts.tables import COMPARISON_COLUMNS, PAIRWISE_COLUMNS, fo
 from layerscope.functional.bootstrap import resample_weights
 from layerscope.report.bottleneck import AnalysisSettings, analyse_bottleneck
 from layerscope.report.comparison.analysis import compare_runs
+from layerscope.report.comparison.reading import reading
 from layerscope.report.comparison.result import HIGHER_IS_BETTER, Comparison
 from layerscope.report.comparison.runs import read_runs
 
@@ -260,6 +261,40 @@ def test_samples_that_only_change_places_within_their_class(tmp_path: Path) -> N
     assert row["outcome"] == "no difference shown"
 
 
+def test_nothing_is_told_where_the_teacher_is_at_chance(tmp_path: Path) -> None:
+    """Near chance nothing can be lost: two VAEs that hardly differ there are not shown to be equal."""
+    one = make_scores(n=160, steps=(), controls=False)
+    rng = np.random.default_rng(5)
+    chance = replaced(one, logits=np.repeat(rng.standard_normal((1, 160, 3)), 2, axis=0).astype(np.float32))
+    found = compared(tmp_path, a=noisier(chance, 0.01), b=noisier(chance, 0.01, seed=3))
+    row = found.pair("a", "b", "auroc")
+    assert row is not None
+    assert max(abs(row["ci_sim_lo"]), abs(row["ci_sim_hi"])) < found.margin
+    assert row["outcome"] == "cannot be told"
+    assert any("cannot be told (the teacher does not recognise the labels" in sentence for sentence in reading(found))
+
+
+def test_a_difference_is_not_shown_where_the_widened_interval_holds_0(tmp_path: Path) -> None:
+    """The first label is apart under both VAEs, in other orders: what few images cannot show widens the average."""
+    n, rng = 200, np.random.default_rng(0)
+    target = (rng.random((n, 2)) < 0.3).astype(np.uint8)
+    base = 1.5 * target + rng.standard_normal((n, 2))
+    logits = []
+    for jitter in (0.2, 0.5):
+        seen = np.stack([base, base + jitter * rng.standard_normal((n, 2))])
+        seen[:, :, 0] = 10 * target[:, 0] + rng.random((2, n))
+        seen[0, :, 0] = 10 * target[:, 0]
+        logits.append(seen.astype(np.float32))
+    scores = make_scores(n=n, n_labels=2, steps=(), controls=False)
+    scores = replaced(scores, target=target, known=np.ones((n, 2), dtype=np.bool_))
+    found = compared(tmp_path, **{name: replaced(scores, logits=one) for name, one in zip("ab", logits)})
+    row = found.pair("a", "b", "auroc")
+    assert row is not None
+    assert row["p_adjusted"] < 0.05
+    assert row["ci_sim_lo"] < 0 < row["ci_sim_hi"]
+    assert row["outcome"] == "no difference shown"
+
+
 def test_a_baseline_has_families_of_its_own(tmp_path: Path) -> None:
     one = make_scores(n=160)
     paths = [write_run(tmp_path / name, noisier(one, 0.3 * k, seed=k)) for k, name in enumerate("abc")]
@@ -294,7 +329,7 @@ def test_training_seeds_are_paired_by_name_or_apart(tmp_path: Path) -> None:
     delta = differences.mean()
     assert [row["difference"], row["ci_lo"], row["ci_hi"]] == pytest.approx([delta, delta - half, delta + half])
     assert row["p"] == pytest.approx(2 * student.sf(abs(delta) / math.sqrt(images + seeds), df))
-    assert "one training seed" not in row["flag"]
+    assert "training seed" not in row["flag"]
     own = found.of("x", "delta_auroc")
     alone = [row for row in found.figures if row["run"] and row["metric"] == "delta_auroc" and row["label"] == "macro"]
     assert own is not None
@@ -311,9 +346,10 @@ def test_training_seeds_are_paired_by_name_or_apart(tmp_path: Path) -> None:
         [each[f"y_seed{s}"][1] for s in (1, 2)], axis=0
     )
     parts = [patients(base, psi) ** 2, x.var(ddof=1) / 3, y.var(ddof=1) / 2]
+    assert row is not None
+    assert "two training seeds" in row["flag"]
     df = sum(parts) ** 2 / sum(v**2 / n for v, n in zip(parts, (len(set(base.group)) - 1, 2, 1)))
     half = student.ppf(0.975, df) * math.sqrt(sum(parts))
-    assert row is not None
     assert (row["ci_hi"] - row["ci_lo"]) / 2 == pytest.approx(half)
 
 
@@ -372,6 +408,59 @@ def test_other_noise_is_not_compared_step_by_step(tmp_path: Path) -> None:
     named = " ".join(entry["what"] for entry in found.not_measured)
     for what in ("noise_seed", "other shapes", "the same device", "training seeds", "encode_seconds", "clustered"):
         assert what in named
+
+
+def test_steps_of_one_name_may_be_other_noise(tmp_path: Path) -> None:
+    """A schedule of one's own, and latents of another scale: what is called t330 is not the same noise."""
+    one = make_scores(n=120)
+    at = one.condition == "t330"
+    other = noisier(one, 0.3)
+    moved = {
+        "own": replaced(other, log_snr=one.log_snr - at, log_snr_eff=one.log_snr_eff.copy()),
+        "scaled": replaced(other, log_snr_eff=one.log_snr_eff - 0.5 * at),
+        "measured": replaced(other, log_snr_eff=one.log_snr_eff - 0.09 * at),
+    }
+    for name, scores in moved.items():
+        found = compared(tmp_path / name, one=one, other=scores)
+        told = [entry["what"] for entry in found.not_measured if "as one noise" in entry["what"]]
+        agrees = name == "measured"
+        assert told == ([] if agrees else ["noise steps t330 as one noise"])
+        for step, compares in (("t330", agrees), ("t14", True), ("recon", True)):
+            own = found.of("one", "auroc", condition=step)
+            assert own is not None
+            assert (own["rank"] is not None) == compares
+            assert (found.pair("one", "other", "auroc", condition=step) is not None) == compares
+
+
+def test_a_run_measured_less_far_does_not_rank_better_for_it(tmp_path: Path) -> None:
+    """Lost at -2 by one, not lost by the other, which was measured to 0.2 only: nothing there tells them apart."""
+    far = make_scores(n=300, n_labels=1, controls=False, steps=((14, 4.3), (100, 3.0), (330, 0.2), (875, -4.0)))
+    logits = np.repeat(far.logits[:1], len(far.logits), axis=0)
+    logits[far.condition == "t875"] = np.random.default_rng(0).standard_normal(logits[0].shape)
+    far = replaced(far, logits=logits)
+    rows = far.condition != "t875"
+    names = ("condition", "kind", "t", "draw", "log_snr", "log_snr_eff", "similarity")
+    near = replaced(far, logits=logits[rows], **{name: getattr(far, name)[rows] for name in names})
+    found = compared(tmp_path, far=far, near=near)
+    cells = [found.of(name, "collapse_log_snr_eff", condition="") for name in ("far", "near")]
+    assert [row and row["rank"] for row in cells] == [1, 1]
+    assert cells[0] is not None
+    # What was measured of it stays.
+    assert -4.5 < cells[0]["value"] < -0.3
+
+
+def test_adjusted_p_is_never_below_p_where_no_resample_differs(tmp_path: Path) -> None:
+    """Lost by the reconstruction or never, in every resample: as little as the number of resamples can tell."""
+    real = make_scores(n=300, n_labels=1, controls=False)
+    keeps = np.repeat(real.logits[:1], len(real.logits), axis=0)
+    lost = keeps.copy()
+    lost[1:] = np.random.default_rng(0).standard_normal(lost[1:].shape)
+    kinds = {"lost": lost} | {f"keeps{k}": keeps for k in range(4)}
+    found = compared(tmp_path, **{name: replaced(real, logits=logits) for name, logits in kinds.items()})
+    pairs = [row for row in found.pairwise if row["metric"] == "collapse_log_snr_eff"]
+    assert [row["p"] for row in pairs[:4]] == pytest.approx([2 / 201] * 4)
+    assert all(row["p_adjusted"] >= row["p"] for row in pairs)
+    assert all(row["ci_sim_lo"] == row["difference"] for row in pairs[:4])
 
 
 def test_classifiers_are_compared_on_real_images(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from layerscope.report.comparison.console import comparison_text
 from layerscope.report.comparison.document import comparison_document
 from layerscope.report.comparison.files import headline, write_comparison
 from layerscope.report.comparison.reading import reading
+from layerscope.report.comparison.result import CANNOT_BE_TOLD, FORCED_FLAG, SEED_FLAGS
 from layerscope.report.comparison.sources import Sources
 from layerscope.report.comparison.table import main_table, pair_table, seed_table
 
@@ -43,7 +44,7 @@ def test_a_difference_is_the_same_read_from_either_side() -> None:
 def test_the_best_is_told_with_what_is_shown_and_what_is_excluded() -> None:
     said = reading(bottlenecks(THREE))
     assert said[0].startswith("Without noise, large loses least: macro AUROC changes by −.012")
-    assert said[1] == "That large is better is shown against small (p corrected for all pairs)."
+    assert said[1] == "That large is better is shown against small (corrected for the number of comparisons)."
     # The difference is .004 ± 1.4 · .006.
     assert said[2] == (
         "No difference is shown between large and middle (more than .012 is excluded, which is within the margin)."
@@ -82,6 +83,39 @@ def test_a_baseline_is_told_apart_from_the_best() -> None:
     assert "Against the baseline" not in " ".join(reading(bottlenecks(THREE, baseline="large")))
     assert headline(bottlenecks(THREE, baseline="small")).figure == "macro AUROC of large less that of small"
     assert headline(bottlenecks(THREE)).value == -0.012
+
+
+def test_what_cannot_be_told_is_not_said_to_be_excluded() -> None:
+    few = "only 6 positives: intervals are not reliable"
+    chance = "the teacher does not recognise the labels on real images (AUROC .51 [.45, .57])"
+    flags = {"small": few, "middle": f"{chance}; {SEED_FLAGS[1]}; {FORCED_FLAG}"}
+    comparison = bottlenecks(THREE, baseline="small")
+    untold = [
+        {**row, "outcome": CANNOT_BE_TOLD, "flag": flags[row["candidate"]]} if row["other"] == "large" else row
+        for row in comparison.pairwise
+    ]
+    said = reading(replace(comparison, pairwise=untold))
+    assert f"Whether large differs from middle cannot be told ({chance}), and small cannot be told ({few})." in said
+    assert f"Against the baseline small, better: middle (+.034); large cannot be told ({few})." in said
+    assert not any("excluded" in sentence for sentence in said)
+
+
+def test_claims_that_stand_on_few_training_seeds_say_so() -> None:
+    comparison = bottlenecks(THREE)
+    runs = {"small": ["s1", "s2"], "middle": ["m"], "large": ["l1", "l2", "l3"]}
+    said = reading(replace(comparison, runs=runs))
+    # Only large against small is claimed: one candidate has two seeds, and middle is in no claim.
+    assert said[-1].startswith("Intervals over two training seeds (small) hold the truth less often")
+    assert not any("one training" in sentence for sentence in said)
+    said = reading(replace(comparison, runs={name: [name] for name in THREE}))
+    assert said[-1] == (
+        "small and large are one training each: what another seed would give is not in these intervals."
+    )
+    for none in (
+        reading(replace(comparison, runs={name: list("abc") for name in THREE})),
+        reading(bottlenecks(THREE, half=0.05)),
+    ):
+        assert not any("training" in sentence for sentence in none)
 
 
 def test_classifiers_are_ranked_by_auroc() -> None:

@@ -94,7 +94,9 @@ def outcome(
     """An interval of a difference in words.
 
     p: adjusted where several questions are asked. margin: what would matter, None where nothing says so.
-    level: of the interval; p is held against 1 - level. unchanged: what an interval of [0, 0] says.
+    level: of the interval; p is held against 1 - level. unchanged: what an interval of [0, 0] says. A difference is
+    shown where p is below it and 0 outside the interval: p knows nothing of an interval widened for changes that show
+    in no sample, and one from resamples is not made of it.
 
     >>> outcome(0.01, 0.05, p=0.001)
     'better'
@@ -108,7 +110,7 @@ def outcome(
     if low == high == 0:
         return unchanged
     small = margin is not None and -margin < low and high < margin
-    if p < 1 - level:
+    if p < 1 - level and not low <= 0 <= high:
         word = "better" if (low + high > 0) == higher_is_better else "worse"
         return f"{word}, by less than {_short(margin)}" if small else word
     return f"no difference shown, one of {_short(margin)} excluded" if small else "no difference shown"

@@ -23,7 +23,7 @@ from layerscope.functional.scored_labels import BoolArray, FloatArray, IntArray
 
 # Averages of identical values differ by rounding, about 1e-16; the smallest true step of an AUROC is half a pair of
 # samples, 0.5 / (positives x negatives), which is larger up to a million of each.
-_ROUNDING = 1e-13
+ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -148,12 +148,12 @@ def paired_difference(
     psi = condition.psi - original.psi
     delta = condition.value - original.value
     se = standard_error(psi, group)
-    agree = np.abs(psi).max(axis=0, initial=0.0) <= _ROUNDING * len(psi)
-    same = agree & (np.abs(delta) <= _ROUNDING)
+    agree = np.abs(psi).max(axis=0, initial=0.0) <= ROUNDING * len(psi)
+    same = agree & (np.abs(delta) <= ROUNDING)
     defined = ~np.isnan(delta)
     delta = np.where(same, 0.0, delta)
     spread_known = _has_spread(original, group)
-    se = np.where(same, 0.0, np.where(defined & spread_known, np.where(se <= _ROUNDING, 0.0, se), np.nan))
+    se = np.where(same, 0.0, np.where(defined & spread_known, np.where(se <= ROUNDING, 0.0, se), np.nan))
     lo, hi = normal_interval(delta, se, level)
     with np.errstate(divide="ignore", invalid="ignore"):
         p = np.where(same, 1.0, 2 * norm.sf(np.abs(delta / se)))
@@ -225,7 +225,7 @@ class LargestDeviation:
         """From influence values summed over independent units, as `simultaneous_critical_value` takes them."""
         columns = np.asarray(sums, dtype=np.float64)
         norms = np.sqrt(np.square(columns).sum(axis=0))
-        usable = np.isfinite(norms) & (norms > _ROUNDING * len(columns))
+        usable = np.isfinite(norms) & (norms > ROUNDING * len(columns))
         if not usable.any():
             return cls(np.zeros(0), 0)
         scaled = columns[:, usable] / norms[usable]

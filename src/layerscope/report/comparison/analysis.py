@@ -17,11 +17,12 @@ from layerscope.report.comparison.estimation import Sampling, Side
 from layerscope.report.comparison.mismatches import mismatches
 from layerscope.report.comparison.noise_curves import common_range
 from layerscope.report.comparison.pair_rows import pair_rows
-from layerscope.report.comparison.protocol import STEP_PROTOCOL, caveats, device_of_times, differing
+from layerscope.report.comparison.protocol import caveats, device_of_times, unranked_steps
 from layerscope.report.comparison.result import FORCED_FLAG, REAL, Comparison
 from layerscope.report.comparison.run_figures import QUALITY, Measurer, RunFigures, control_changes
 from layerscope.report.comparison.runs import ComparedRun, check_baseline
 from layerscope.report.comparison.study import Candidate, Study, area_of
+from layerscope.report.comparison.training_seeds import check_training_seeds
 from layerscope.report.estimates import from_influence
 from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.judged_labels import judged_labels, thin_labels, unrecognised
@@ -47,14 +48,15 @@ def compare_runs(
         settings: level, margins, resamples.
 
     Raises:
-        ConfigurationError: the baseline is no candidate, the runs differ where they must not and ``force`` is false, or
-            they share no image or label.
+        ConfigurationError: the baseline is no candidate, runs of one candidate are no training seeds, the runs differ
+            where they must not and ``force`` is false, or they share no image or label.
         ArtifactError: images or labels of a run have no unique names.
         NumericalError: a logit of a known label is not finite.
     """
     settings = settings or AnalysisSettings()
     names = list(dict.fromkeys(run.candidate for run in runs))
     check_baseline(baseline, names)
+    check_training_seeds(runs)
     found = mismatches(runs)
     if found and not force:
         raise ConfigurationError(
@@ -98,7 +100,7 @@ def compare_runs(
             for one, seed in zip(candidate.figures, candidate.side.seeds):
                 alone = Candidate(Side(candidate.side.candidate, (seed,)), [one])
                 rows += candidate_rows(study, alone, one.run.name, same_device)
-    rank(rows, unranked_steps=bool(differing(aligned.runs, STEP_PROTOCOL)))
+    rank(rows, unranked_steps(aligned.runs))
     pairwise = pair_rows(study, candidates, baseline)
     if found:
         for row in (*rows, *pairwise):

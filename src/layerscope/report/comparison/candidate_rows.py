@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,7 @@ import numpy as np
 from layerscope.functional.collapse import collapse_interval
 from layerscope.report.collapse import AT_OR_ABOVE
 from layerscope.report.comparison.estimation import Estimated, from_images, from_resamples, own_auroc
-from layerscope.report.comparison.noise_curves import finite_steps
+from layerscope.report.comparison.noise_curves import censored, finite_steps
 from layerscope.report.comparison.protocol import device_of_times
 from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
 from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, RunFigures
@@ -48,16 +48,15 @@ def candidate_rows(study: Study, candidate: Candidate, run: str = "", same_devic
     return rows.found
 
 
-def rank(rows: Sequence[Row], unranked_steps: bool) -> None:
+def rank(rows: Sequence[Row], unranked_steps: Collection[str]) -> None:
     """Fills ``rank`` of candidates' rows in place; equal values share the better rank.
 
-    unranked_steps: noise steps of one name are not the same noise in all runs, and get no rank.
+    unranked_steps: names of noise steps that are not the same noise in all runs, and get no rank.
     """
     places: dict[tuple[str, str, str], list[tuple[float, Row]]] = {}
     for row in rows:
         key = row.pop(_KEY)
-        step = row["condition"] not in ("", RECON, REAL)
-        if row["run"] == "" and not math.isnan(key) and not (step and unranked_steps):
+        if row["run"] == "" and not math.isnan(key) and row["condition"] not in unranked_steps:
             # Sums in another order differ in the last digits.
             rounded = float(f"{key:.12g}")
             places.setdefault((row["metric"], row["label"], row["condition"]), []).append((rounded, row))
@@ -159,7 +158,10 @@ class _Rows:
                 ends = (value - float(both.value[k] - both.lo[k]), value + float(both.hi[k] - both.value[k]))
                 sd = float(np.std([curve.point[k] for curve in curves], ddof=1))
         ordered = np.array([curve.ordered()[0][k] for curve in curves])
-        if np.isinf(ordered).any() and len(set(ordered)) > 1:
+        if study.common_range is not None:
+            # As in pairs: a point beyond what another run was measured over is not known to be better or worse there.
+            ordered = censored(ordered, *study.common_range)
+        elif np.isinf(ordered).any() and len(set(ordered)) > 1:
             # Not all runs reach a point: they are placed by the ends of what was measured.
             steps = np.concatenate([finite_steps(curve) for curve in curves])
             ordered = np.clip(ordered, steps.min(), steps.max())

@@ -5,13 +5,16 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from layerscope.report.comparison.result import REAL, RECON, Comparison
+from layerscope.report.comparison.result import CANNOT_BE_TOLD, FORCED_FLAG, REAL, RECON, SEED_FLAGS, Comparison
 from layerscope.report.rows import MACRO, Row
 
 
 @dataclass(frozen=True)
 class Difference:
-    """``candidate`` minus ``other``, with its own interval, its family's simultaneous one, p, and what it shows."""
+    """``candidate`` minus ``other``, with its own interval, its family's simultaneous one, p, and what it shows.
+
+    flag: why it is missing or doubtful.
+    """
 
     candidate: str
     other: str
@@ -22,6 +25,7 @@ class Difference:
     sim_hi: float
     p_adjusted: float
     outcome: str
+    flag: str
 
     @property
     def better(self) -> bool:
@@ -32,6 +36,17 @@ class Difference:
     def worse(self) -> bool:
         """The candidate is shown to be worse."""
         return self.outcome.startswith("worse")
+
+    @property
+    def untold(self) -> bool:
+        """The data say nothing about it."""
+        return self.outcome == CANNOT_BE_TOLD
+
+    @property
+    def reason(self) -> str:
+        """The flag without what it says on any difference: that the comparison was forced, or has few seeds."""
+        common = {FORCED_FLAG, *SEED_FLAGS.values()}
+        return "; ".join(part for part in self.flag.split("; ") if part not in common)
 
     @property
     def excluded(self) -> float:
@@ -113,7 +128,8 @@ def _directed(row: Row, candidate: str, other: str, sign: float) -> Difference:
         word, *rest = outcome.partition(",")
         outcome = {"better": "worse", "worse": "better"}.get(word, word) + "".join(rest)
     value, p_adjusted = sign * number(row, "difference"), number(row, "p_adjusted")
-    return Difference(candidate, other, value, lo, hi, sim_lo, sim_hi, p_adjusted, outcome)
+    flag = str(row["flag"] or "")
+    return Difference(candidate, other, value, lo, hi, sim_lo, sim_hi, p_adjusted, outcome, flag)
 
 
 def label_value(comparison: Comparison, candidate: str, label: str) -> float:

@@ -18,8 +18,8 @@ _HASH = 12
 
 
 _PAIRS = (
-    "Candidate minus the other. Outcomes go by the simultaneous interval, which leaves 0 out exactly where the "
-    "corrected p is below its level; pairwise.csv holds the differences of all other figures too."
+    "Candidate minus the other. Better or worse is one whose simultaneous interval leaves 0 out and whose corrected p "
+    "is below its level; pairwise.csv holds the differences of all other figures too."
 )
 
 
@@ -67,7 +67,8 @@ def coverage(comparison: Comparison) -> str:
     noise = " and the noise draws" if comparison.kind == "bottleneck" else ""
     return (
         f"Intervals are {percent(comparison.level)} and cover {images}, {clusters}{noise}. Training seeds are covered "
-        "only of candidates with several; of one with a single seed, another seed may give another figure. "
+        "only of candidates with several, by two of them less often than the level says; of one with a single seed, "
+        "another seed may give another figure. "
         "Simultaneous intervals hold for their whole family at once."
     )
 

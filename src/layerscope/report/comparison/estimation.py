@@ -18,6 +18,7 @@ from scipy.stats import t as student
 from layerscope.functional.bootstrap import percentile_interval
 from layerscope.functional.contrasts import contrast
 from layerscope.functional.intervals import (
+    ROUNDING,
     LargestDeviation,
     auroc_interval,
     cluster_sums,
@@ -27,9 +28,6 @@ from layerscope.functional.ranking import AurocInfluence, mean_influence
 from layerscope.functional.scored_labels import FloatArray
 from layerscope.report.comparison.run_figures import Resampled
 from layerscope.report.estimates import two_sided_p
-
-# What rounding leaves of a difference of equal figures.
-_ROUNDING = 1e-13
 
 
 @dataclass(frozen=True)
@@ -147,9 +145,10 @@ def from_resamples(
     usable = np.isfinite(mean.value) & (drawn > 1)
     se = np.where(usable, np.sqrt(np.square(away).sum(axis=0) / np.maximum(drawn - 1, 1)), np.nan)
     shift = mean.value - centre if recentred else np.zeros(len(se))
-    same = (np.abs(mean.value) <= _ROUNDING) & (se <= _ROUNDING)
-    value, se = np.where(same, 0.0, mean.value), np.where(same, 0.0, se)
-    p = np.where((se <= _ROUNDING) & ~same, 2 / (len(mean.samples) + 1), two_sided_p(value, se))
+    fixed = se <= ROUNDING
+    same = (np.abs(mean.value) <= ROUNDING) & fixed
+    value, se = np.where(same, 0.0, mean.value), np.where(fixed, 0.0, se)
+    p = np.where(fixed & ~same, 2 / (len(mean.samples) + 1), two_sided_p(value, se))
     values = np.stack([one.value for one in figures])
     other_values = np.stack([one.value for one in others]) if others else None
     ends = [np.where(same, 0.0, np.where(usable, end + shift, np.nan)) for end in (lo, hi)]
@@ -161,7 +160,7 @@ def from_resamples(
         df=np.full(len(se), math.inf),
         p=np.where(np.isnan(se), np.nan, p),
         seed_sd=_seed_sd(values),
-        parts=np.where(same, 0.0, away) / np.sqrt(np.maximum(drawn - 1, 1)),
+        parts=np.where(fixed, 0.0, away) / np.sqrt(np.maximum(drawn - 1, 1)),
         seed_parts={},
         undefined=n_undefined / len(mean.samples),
     )
@@ -229,7 +228,7 @@ def _with_seeds(
         parts = _deviations(side.candidate, range(len(values)), values)
     elif side.pairs_with(other):
         values = values - other_values[[other.seeds.index(seed) for seed in side.seeds]]
-        values = np.where(np.abs(values) <= _ROUNDING, 0.0, values)
+        values = np.where(np.abs(values) <= ROUNDING, 0.0, values)
         found = contrast(values, alone.se, sampling.units, sampling.level)
         parts = _deviations("", side.seeds, values)
     else:

@@ -16,6 +16,9 @@ from layerscope.report.label_metrics import GroundTruth
 # Devices round logits differently, and thresholds with them.
 _ROUNDING = 1e-4
 
+# Of the logits' standard deviation: devices and half precision round by less, other resizing changes more.
+_OTHER_PIXELS = 0.02
+
 
 def mismatches(runs: Sequence[ComparedRun]) -> list[str]:
     """Sentences on every run that differs from the first in data, labels, teacher or thresholds.
@@ -24,7 +27,7 @@ def mismatches(runs: Sequence[ComparedRun]) -> list[str]:
     """
     checks: list[Callable[[ComparedRun, ComparedRun], str]] = [_data, _labels, _images, _truth, _groups]
     if runs[0].kind == "bottleneck":
-        checks += [_teacher, _thresholds]
+        checks += [_teacher, _answers, _thresholds]
     return [found for run in runs[1:] for check in checks if (found := check(runs[0], run))]
 
 
@@ -46,6 +49,28 @@ def _teacher(one: ComparedRun, other: ComparedRun) -> str:
             "weights)."
         )
     return ""
+
+
+def _answers(one: ComparedRun, other: ComparedRun) -> str:
+    """Neither hash covers the pixels that the teacher saw; its logits on the real images do."""
+    ids, labels = _common(one, other)
+    if not len(ids) or not labels:
+        return ""
+    first, second = (run.scores.logits[0][_cells(run, ids, labels)].astype(np.float64) for run in (one, other))
+    counted = np.isfinite(first) & np.isfinite(second)
+    if not counted.any():
+        return ""
+    # About the mean of each label: how far labels are apart says nothing on what the images change.
+    centre = np.where(counted, first, 0.0).sum(axis=0) / np.maximum(counted.sum(axis=0), 1)
+    spread = math.sqrt(float(np.square(first - centre)[counted].mean()))
+    apart = math.sqrt(float(np.square(first - second)[counted].mean()))
+    if apart <= _OTHER_PIXELS * spread:
+        return ""
+    return (
+        f"The teacher's answers on the real images differ between {one.title} and {other.title}: by {apart:.3g} (root "
+        f"mean square of {len(ids)} common images, logits) where they vary by {spread:.3g}; it saw other pixels, other "
+        "resizing or other preprocessing."
+    )
 
 
 def _labels(one: ComparedRun, other: ComparedRun) -> str:
@@ -70,9 +95,7 @@ def _images(one: ComparedRun, other: ComparedRun) -> str:
 
 
 def _truth(one: ComparedRun, other: ComparedRun) -> str:
-    common = np.intersect1d(one.scores.id.astype(np.str_), other.scores.id.astype(np.str_))
-    theirs = set(evaluated_labels(other.scores))
-    labels = [name for name in evaluated_labels(one.scores) if name in theirs]
+    common, labels = _common(one, other)
     if not len(common) or not labels:
         return ""
     differ = ~same_truth(_of(one, common, labels), _of(other, common, labels))
@@ -85,10 +108,24 @@ def _truth(one: ComparedRun, other: ComparedRun) -> str:
     )
 
 
-def _of(run: ComparedRun, ids: np.ndarray, labels: Sequence[str]) -> GroundTruth:
+def _common(one: ComparedRun, other: ComparedRun) -> tuple[np.ndarray, list[str]]:
+    """Ids and evaluated labels of both."""
+    theirs = set(evaluated_labels(other.scores))
+    return (
+        np.intersect1d(one.scores.id.astype(np.str_), other.scores.id.astype(np.str_)),
+        [name for name in evaluated_labels(one.scores) if name in theirs],
+    )
+
+
+def _cells(run: ComparedRun, ids: np.ndarray, labels: Sequence[str]) -> tuple[np.ndarray, ...]:
+    """Indices of these images and labels in the run's arrays (N, L)."""
     rows = places_of(ids, run.scores.id.astype(np.str_))
     columns = places_of(np.array(labels, dtype=np.str_), run.scores.label.astype(np.str_))
-    cells = np.ix_(rows, columns)
+    return np.ix_(rows, columns)
+
+
+def _of(run: ComparedRun, ids: np.ndarray, labels: Sequence[str]) -> GroundTruth:
+    cells = _cells(run, ids, labels)
     return GroundTruth(run.scores.target[cells], run.scores.known[cells], None)
 
 

@@ -16,8 +16,8 @@ from layerscope.report.comparison.estimation import (
     from_images,
     from_resamples,
 )
-from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing
-from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
+from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing, same_noise
+from layerscope.report.comparison.result import CANNOT_BE_TOLD, HIGHER_IS_BETTER, REAL, RECON, SEED_FLAGS
 from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, stacked
 from layerscope.report.comparison.study import (
     Candidate,
@@ -31,7 +31,6 @@ from layerscope.report.comparison.study import (
 from layerscope.report.rows import MACRO, MANY_UNDEFINED, Row
 from layerscope.report.saturation import SATURATED_FLAG
 
-ONE_SEED = "one training seed: spread between seeds unknown"
 BEYOND = "both beyond what was measured: a difference there is not seen"
 _BOUNDED = {"auroc", "ap", "flip_rate", "negative_flip_rate", "mean_abs_delta_p"}
 """Metrics whose differences lie within -1 and 1."""
@@ -132,10 +131,11 @@ def _auroc(study: Study, one: Candidate, other: Candidate, condition: str) -> It
 
 
 def _noise_steps(study: Study, one: Candidate, other: Candidate, flag: str) -> Iterator[_Asked]:
-    """The macro average at every step that both have."""
+    """The macro average at every step that both have, where that is one noise."""
     runs = [*one.figures, *other.figures]
     steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
     steps = [name for name in steps if all(name in run.conditions for run in runs)]
+    steps = [name for name in steps if same_noise([run.conditions[name] for run in runs])]
     if steps:
         ours, theirs = ([stacked([run.delta[step] for step in steps]) for run in each.figures] for each in (one, other))
         found = from_images(one.side, ours, study.sampling, other.side, theirs)
@@ -226,13 +226,13 @@ def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterat
         )
         unmoved = sim_lo == sim_hi == 0
         if (asked.doubt and not unmoved) or (_blind(study, asked) and not words.startswith(("better", "worse"))):
-            words = "cannot be told"
+            words = CANNOT_BE_TOLD
         seeds = min(len(each.figures) for each in (asked.one, asked.other))
         share = estimated.undefined[k]
         flags = [
             *asked.flags,
             f"{100 * share:.0f} % of resamples undefined" if share > MANY_UNDEFINED else "",
-            ONE_SEED if seeds < 2 else "",
+            SEED_FLAGS.get(seeds, ""),
         ]
         yield {
             "candidate": asked.one.side.candidate,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from layerscope.functional.intervals import auroc_interval
+from layerscope.functional.intervals import ROUNDING, auroc_interval
 from layerscope.functional.ranking import AurocInfluence
 from layerscope.functional.retained_area import area_weights, retained_area
 from layerscope.functional.scored_labels import FloatArray
@@ -85,7 +85,7 @@ class Study:
             np.mean([run.label_auroc[name] for run in runs], axis=0)
             for runs, name in ((one.figures, condition), (others, against))
         ]
-        suspects = np.flatnonzero(np.abs(gaps[0] - gaps[1]) <= 1e-13)
+        suspects = np.flatnonzero(np.abs(gaps[0] - gaps[1]) <= ROUNDING)
         if not len(suspects):
             return found
         estimated = from_images(
