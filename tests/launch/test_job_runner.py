@@ -120,6 +120,23 @@ def test_the_old_result_is_not_taken_for_the_new_one_whose_run_was_killed(tmp_pa
     assert launch(tmp_path, new)["a"].skipped
 
 
+def test_a_run_that_leaves_the_old_result_in_place_has_failed(tmp_path: Path) -> None:
+    launch(tmp_path, [job(tmp_path, "a", "--value=1")])
+    new = [job(tmp_path, "a", "--value=2", "--do=nothing")]
+    for overwrite in (True, False):  # again: it is still to be replaced
+        outcome = launch(tmp_path, new, overwrite=overwrite)["a"]
+        assert outcome.status == "failed"
+        assert "without a new summary.json" in outcome.reason
+    assert read_summary(new[0].run)["made"] == "1"
+
+
+def test_a_new_result_may_be_the_same_as_the_old_one(tmp_path: Path) -> None:
+    launch(tmp_path, [job(tmp_path, "a", "--value=1", "--other=1")])
+    new = [job(tmp_path, "a", "--value=1", "--other=2")]
+    assert statuses(launch(tmp_path, new, overwrite=True)) == {"a": "finished"}
+    assert launch(tmp_path, new)["a"].skipped
+
+
 def test_an_unfinished_training_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     launch(tmp_path, [job(tmp_path, "a", "--value=1", "--do=die once", verb="fit")])
     os.utime(tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt", (0, 0))

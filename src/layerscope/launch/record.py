@@ -56,10 +56,10 @@ def next_start(job: Job, folder: Path, needs: Mapping[str, Path] | None, overwri
     Raises:
         ConfigurationError: the run's directory holds what was made with other settings, and ``overwrite`` is false.
     """
-    marks = None if needs is None else {name: _sha256(mark) for name, mark in needs.items()}
+    marks = None if needs is None else {name: sha256(mark) for name, mark in needs.items()}
     wanted = Record([job.verb, *job.arguments], config_hashes(job.arguments), marks or {})
     found = _read(record_file(job, folder))
-    mark = _sha256(job.mark) if _is_complete(job) else ""
+    mark = sha256(job.mark) if _is_complete(job) else ""
     finished = bool(mark) and (found is None or found.replaces != mark)
     if not mark and not _can_go_on(job):
         return _start(job, wanted)
@@ -130,7 +130,7 @@ def _saved_since(job: Job, record: Path) -> bool:
 
 def config_hashes(arguments: Sequence[str]) -> dict[str, str]:
     """Shipped ones and the user's by the name that stands on the command line."""
-    return {name: _sha256(here_or_shipped(name)) for name in _given(arguments, ("--config", "-c"))}
+    return {name: sha256(here_or_shipped(name)) for name in _given(arguments, ("--config", "-c"))}
 
 
 def _given(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -145,11 +145,21 @@ def _given(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
     return values
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's content; ``missing`` where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return "missing"
+
+
+def file_version(path: Path) -> tuple[int, int] | None:
+    """Another one whenever the file was written anew, even with the same content; None where it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _read(path: Path) -> Record | None:

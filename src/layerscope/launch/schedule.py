@@ -10,7 +10,7 @@ from pathlib import Path
 
 from layerscope.errors import ConfigurationError, LayerscopeError
 from layerscope.launch.job import Job, Outcome
-from layerscope.launch.record import Start, close_record, config_hashes, next_start, write_record
+from layerscope.launch.record import Start, close_record, config_hashes, file_version, next_start, sha256, write_record
 
 
 class Schedule:
@@ -39,6 +39,7 @@ class Schedule:
         self._overwrite = overwrite
         self._pending = list(jobs)
         self._configs = {job.name: config_hashes(job.arguments) for job in jobs}
+        self._older: dict[str, tuple[int, int] | None] = {}
 
     def next(self) -> Start | None:
         """The next run that may start now, its record written; None while all others wait or when none is left."""
@@ -58,6 +59,7 @@ class Schedule:
                     if start is not None:
                         self._pending.remove(job)
                         write_record(start, self.folder)
+                        self._older[job.name] = file_version(job.mark)
                         return start
                     self._note(Outcome(job, "finished", skipped=True))
         return None
@@ -68,9 +70,18 @@ class Schedule:
         returncode: as ``subprocess`` gives it, negative for a signal. printed: what it wrote into its log.
         """
         outcome = ended(start.job, returncode, seconds, log, printed)
+        if outcome.status == "finished" and self._left_the_older(start):
+            why = f"it ended without a new {start.job.mark.name}: the older result still stands in its place ({log})"
+            outcome = replace(outcome, status="failed", reason=why)
         if outcome.status == "finished":
             close_record(start, self.folder)
         self._note(outcome)
+
+    def _left_the_older(self, start: Start) -> bool:
+        """Whether the result that was to be replaced is still there; a new one may be the same byte for byte."""
+        older = start.record.replaces
+        mark = start.job.mark
+        return bool(older) and sha256(mark) == older and file_version(mark) == self._older[start.job.name]
 
     def give_up(self) -> None:
         """Notes all that wait as not started."""
