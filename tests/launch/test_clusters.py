@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -52,6 +54,19 @@ def test_a_task_of_the_array_is_a_run_and_what_finished_is_left_out(
     assert json.loads((folder / "runs" / "b.starts").read_text())["arguments"][-1] == "--ckpt_path=last"
     assert all(outcome.skipped for outcome in launch(folder, jobs).values())
     assert write_slurm_script(jobs, folder, told.append, command=COMMAND) is None
+
+
+def test_what_sbatch_reads_in_odd_names_and_options(tmp_path: Path) -> None:
+    folder = tmp_path / 's l"u%m#'
+    script = write_slurm_script([job(folder, "a")], folder, print, options=["--ntasks-per-node=4"])
+    assert script is not None
+    text = script.read_text()
+    assert "--ntasks=1" not in text
+    # As sbatch takes a line apart (here: shlex), and then fills in the pattern.
+    (line,) = [line for line in text.splitlines() if line.startswith("#SBATCH --output")]
+    (pattern,) = shlex.split(line.removeprefix("#SBATCH --output="), comments=True)
+    filled = re.sub("%[%Aa]", lambda sign: {"%%": "%", "%A": "7", "%a": "0"}[sign[0]], pattern)
+    assert filled == str(folder / "logs" / "slurm-7_0.log")
 
 
 def test_what_no_array_can_do(tmp_path: Path) -> None:

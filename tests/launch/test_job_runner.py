@@ -15,8 +15,9 @@ import pytest
 from launched_runs import job, launch
 
 from layerscope.artifacts import read_summary
+from layerscope.cli.launching import show_runs
 from layerscope.errors import ConfigurationError
-from layerscope.launch import Outcome, Slot, exit_status, slots_for
+from layerscope.launch import Job, Outcome, Slot, exit_status, slots_for
 from layerscope.launch.schedule import check_jobs
 
 
@@ -100,6 +101,37 @@ def test_what_was_made_with_other_settings_is_neither_kept_nor_replaced_silently
         launch(tmp_path, new)
 
 
+def test_another_directory_or_file_makes_another_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, folder = tmp_path / "first", tmp_path / "second", tmp_path / "sweep"
+    first.mkdir()
+    second.mkdir()
+    monkeypatch.chdir(first)
+    weights, large = first / "data.yaml", first / "large.ckpt"
+    weights.write_text("a: 1")
+    with large.open("wb") as file:
+        file.truncate(65 * 2**20)
+    made = folder / "runs" / "a" / "summary.json"
+    jobs = [job(folder, "a", "--data=data.yaml", f"--x.checkpoint={large}", "not-there", f"--own={made}", "x" * 300)]
+    launch(folder, jobs)
+    assert launch(folder, jobs)["a"].skipped
+    record = folder / "jobs" / "a.json"
+    found = json.loads(record.read_text())
+    assert list(found["files"]) == ["data.yaml", str(large)]
+    weights.write_text("a: 2")
+    with pytest.raises(ConfigurationError, match=r"other settings: the content of data.yaml\. "):
+        launch(folder, jobs)
+    weights.write_text("a: 1")
+    os.utime(large, (0, 0))
+    with pytest.raises(ConfigurationError, match=f"the content of {large}"):
+        launch(folder, jobs)
+    monkeypatch.chdir(second)
+    with pytest.raises(ConfigurationError, match=f"the working directory: {first} then, {second} now"):
+        launch(folder, jobs)
+    # As earlier versions wrote it: what it does not say is no difference.
+    record.write_text(json.dumps({key: found[key] for key in ("command", "configs", "needs", "starts_over")}))
+    assert launch(folder, jobs)["a"].skipped
+
+
 def test_the_old_result_is_not_taken_for_the_new_one_whose_run_was_killed(tmp_path: Path) -> None:
     """It stays until the new one is complete, so that the directory looks finished."""
     launch(tmp_path, [job(tmp_path, "a", "--value=1", verb="fit")])
@@ -120,6 +152,23 @@ def test_the_old_result_is_not_taken_for_the_new_one_whose_run_was_killed(tmp_pa
     assert launch(tmp_path, new)["a"].skipped
 
 
+def test_a_run_that_leaves_the_old_result_in_place_has_failed(tmp_path: Path) -> None:
+    launch(tmp_path, [job(tmp_path, "a", "--value=1")])
+    new = [job(tmp_path, "a", "--value=2", "--do=nothing")]
+    for overwrite in (True, False):  # again: it is still to be replaced
+        outcome = launch(tmp_path, new, overwrite=overwrite)["a"]
+        assert outcome.status == "failed"
+        assert "without a new summary.json" in outcome.reason
+    assert read_summary(new[0].run)["made"] == "1"
+
+
+def test_a_new_result_may_be_the_same_as_the_old_one(tmp_path: Path) -> None:
+    launch(tmp_path, [job(tmp_path, "a", "--value=1", "--other=1")])
+    new = [job(tmp_path, "a", "--value=1", "--other=2")]
+    assert statuses(launch(tmp_path, new, overwrite=True)) == {"a": "finished"}
+    assert launch(tmp_path, new)["a"].skipped
+
+
 def test_an_unfinished_training_of_other_settings_is_not_gone_on_with(tmp_path: Path) -> None:
     launch(tmp_path, [job(tmp_path, "a", "--value=1", "--do=die once", verb="fit")])
     os.utime(tmp_path / "runs" / "a" / "checkpoints" / "last.ckpt", (0, 0))
@@ -137,6 +186,33 @@ def test_what_builds_on_a_run_that_was_made_anew_is_stale(tmp_path: Path) -> Non
     assert [outcome.skipped for outcome in outcomes.values()] == [False, False]
     assert starts(tmp_path, "judge")[1]["arguments"][-1] == "--overwrite"
     assert launch(tmp_path, [job(tmp_path, "base", "--value=2"), judge])["judge"].skipped
+
+
+def test_the_state_that_is_shown_is_what_would_be_done(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def shown(*jobs: Job, overwrite: bool = False) -> dict[str, str]:
+        assert show_runs(jobs, tmp_path, overwrite) == 0
+        lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("# ")]
+        return dict(line.removeprefix("# ").split(": ", 1) for line in lines[:-1])
+
+    base, judge, last = (
+        job(tmp_path, "base"),
+        job(tmp_path, "judge", needs=["base"]),
+        job(tmp_path, "c", needs=["judge"]),
+    )
+    assert shown(base, judge, last) == {"base": "not started", "judge": "waits for base", "c": "waits for judge"}
+    launch(tmp_path, [base, judge])
+    assert shown(base, judge, last) == {"base": "finished", "judge": "finished", "c": "not started"}
+    # While the base is to be made anew, and when it has been.
+    other = job(tmp_path, "base", "--value=2")
+    stale = {"base": "to be made anew", "judge": "to be made anew", "c": "waits for judge"}
+    assert shown(other, judge, last, overwrite=True) == stale
+    launch(tmp_path, [other], overwrite=True)
+    assert shown(other, judge, last) == stale | {"base": "finished"}
+    assert not launch(tmp_path, [other, judge])["judge"].skipped
+    assert shown(other, judge)["judge"] == "finished"
+    # A need that is gone.
+    other.mark.unlink()
+    assert shown(other, judge) == {"base": "unfinished", "judge": "to be made anew"}
 
 
 def test_a_configuration_that_changes_meanwhile_makes_no_mixture(tmp_path: Path) -> None:

@@ -96,6 +96,7 @@ def test_output_and_variables_are_set_from_outside(tmp_path: Path) -> None:
     ("step", "change", "told"),
     [
         ("vae", {"verb": "fti"}, "'vae' has the verb 'fti'"),
+        ("vae", {"verb": "predict"}, "expected fit, test, phantom, compare"),
         ("vae", {"sets": {}}, r"'sets' \(did you mean set\?\)"),
         ("vae", {"of": "teacher"}, "of, which does not go with the verb fit"),
         ("comparison", {"config": "a.yaml"}, "config, which does not go with the verb compare"),

@@ -10,7 +10,7 @@ from typing import Any
 
 from layerscope.errors import ConfigurationError, LayerscopeError
 from layerscope.launch import Job, Outcome, exit_status, run_jobs, slots_for
-from layerscope.launch.record import next_start
+from layerscope.launch.record import Start, next_start
 from layerscope.launch.table import RunTable
 
 _SIGNALS = {2: "Ctrl-C", 15: "SIGTERM"}
@@ -62,23 +62,33 @@ def _check(verb: str, arguments: list[str], allow_import: Sequence[str]) -> None
 
 def show_runs(jobs: Sequence[Job], folder: Path, overwrite: bool) -> int:
     """Prints every command, as a user would type it, and how far its run is."""
-    states = {}
+    states: dict[str, str] = {}
+    finished: dict[str, Path] = {}
     for job in jobs:
+        left = [name for name in job.needs if name not in finished]
         try:
-            start = next_start(job, folder, None, overwrite)
+            start = next_start(job, folder, {name: finished.get(name) for name in job.needs}, overwrite)
         except ConfigurationError as error:
             print(f"# {job.name}: refused. {error}\n{job.command}")
             states[job.name] = "refused"
             continue
         if start is None:
-            states[job.name] = "finished"
-        else:
-            states[job.name] = "unfinished" if job.run.exists() else "not started"
+            finished[job.name] = job.mark
+        states[job.name] = "waiting" if left and not (start and start.anew) else _state(start)
+        told = f"waits for {', '.join(left)}" if states[job.name] == "waiting" else states[job.name]
         arguments = job.arguments if start is None else start.arguments
-        print(f"# {job.name}: {states[job.name]}\n{shlex.join(['layerscope', job.verb, *arguments])}")
+        print(f"# {job.name}: {told}\n{shlex.join(['layerscope', job.verb, *arguments])}")
     counts = [f"{list(states.values()).count(state)} {state}" for state in dict.fromkeys(states.values())]
     print(f"# {len(jobs)} run{'s' * (len(jobs) != 1)} in {folder}: {', '.join(counts)}")
     return 0
+
+
+def _state(start: Start | None) -> str:
+    if start is None:
+        return "finished"
+    if start.anew:
+        return "to be made anew"
+    return "unfinished" if start.job.run.exists() else "not started"
 
 
 def run_here(

@@ -67,14 +67,18 @@ def _parser() -> argparse.ArgumentParser:
         "--list", type=Path, metavar="FILE", help="YAML with one run an entry: {name: ..., config: ..., KEY: VALUE}"
     )
     parser.add_argument(
-        "--output", type=Path, metavar="DIR", help="where all is written (default: outputs/sweeps/CONFIG)"
+        "--output",
+        type=Path,
+        metavar="DIR",
+        help="where all is written (default: outputs/sweeps/CONFIG, or CONFIG_CONFIG of a grid over them)",
     )
     add_launch_options(parser)
     parser.add_argument(
         "--launcher",
         choices=("local", "slurm", "ray"),
         default="local",
-        help="local: on this machine (default). slurm: write an array script. ray: on a cluster of ray",
+        help="local: on this machine (default). slurm: write an array script. ray: on a cluster of ray. With slurm and "
+        "ray the numbers of --devices say nothing: each run gets one GPU",
     )
     parser.add_argument(
         "--sbatch",
@@ -133,10 +137,13 @@ def _bare(key: str) -> str:
 
 
 def _stem(configs: Sequence[str], points: Sequence[Point]) -> str:
-    first = next(iter(configs), None) or next(
-        (point.values[CONFIG] for point in points if CONFIG in point.values), "sweep"
-    )
-    return safe_file_name(Path(first).stem)
+    """The first configuration of every run, else all that grid and list name.
+
+    >>> _stem([], [Point({"config": "vae/a.yaml"}), Point({"config": "b.yaml"}), Point({"config": "b.yaml"})])
+    'a_b'
+    """
+    named = configs[:1] or [point.values[CONFIG] for point in points if CONFIG in point.values] or ["sweep"]
+    return safe_file_name("_".join(dict.fromkeys(Path(name).stem for name in named)))
 
 
 def _jobs(

@@ -49,7 +49,7 @@ import yaml
 from layerscope.errors import ConfigurationError, listed
 from layerscope.launch.job import Job
 
-LIGHTNING_VERBS = ("fit", "test", "predict")
+LIGHTNING_VERBS = ("fit", "test")
 _VERBS = (*LIGHTNING_VERBS, "phantom", "compare")
 _STEP_KEYS = ("verb", "config", "set", "runs", "seeds", "each", "of", "arguments")
 _REFERENCE = re.compile(r"\$\{([A-Za-z_][\w.-]*)\}")

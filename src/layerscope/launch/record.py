@@ -1,9 +1,15 @@
 """What a run was made with, so that none is taken for another: DIR/jobs/<name>.json, written before the run starts.
 
+Not in it: what lies in folders (images), files that are named inside of configurations or lists, environment variables,
+and the code. Records of earlier versions have no ``directory`` and no ``files``, which then make no difference.
+
 ::
 
     command      verb and arguments
     configs      each --config file and the SHA-256 of its content
+    directory    the working directory, which relative paths start from
+    files        each file outside of DIR that is an argument's value, and the SHA-256 of its content; of one above
+                 64 MB its size and the time at which it was written
     needs        each run that it builds on and the SHA-256 of its mark
     starts_over  what lay in the run's directory was made with other settings and must not be gone on with
     replaces     SHA-256 of the mark of an older result that stays until the new one is complete, else empty
@@ -14,7 +20,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +28,9 @@ from layerscope.artifacts import read_summary, write_json_file
 from layerscope.errors import ArtifactError, ConfigurationError, listed
 from layerscope.launch.job import Job
 from layerscope.shipped import here_or_shipped
+
+_HASHED_BYTES = 64 * 2**20
+"""Files above it, weights mostly, would take seconds each."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +42,8 @@ class Record:
     needs: dict[str, str] = field(default_factory=dict)
     starts_over: bool = False
     replaces: str = ""
+    directory: str = ""
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -43,30 +54,40 @@ class Start:
     arguments: tuple[str, ...]
     record: Record
 
+    @property
+    def anew(self) -> bool:
+        """Whether a complete result lies in its place and is replaced."""
+        return bool(self.record.replaces)
 
-def next_start(job: Job, folder: Path, needs: Mapping[str, Path] | None, overwrite: bool = False) -> Start | None:
+
+def next_start(
+    job: Job, folder: Path, needs: Mapping[str, Path | None] | None, overwrite: bool = False
+) -> Start | None:
     """How a job is started, or None where it has finished with these very settings.
 
     A training goes on from its last checkpoint. A finished run whose needs were made anew is made anew.
 
     Args:
-        needs: the marks of the job's needs, all of which have finished; None to leave them out of the comparison.
+        needs: the marks of the job's needs, None for one that is yet to be made; None to leave them out of the
+            comparison.
         overwrite: what was made with other settings is made anew.
 
     Raises:
         ConfigurationError: the run's directory holds what was made with other settings, and ``overwrite`` is false.
     """
-    marks = None if needs is None else {name: _sha256(mark) for name, mark in needs.items()}
-    wanted = Record([job.verb, *job.arguments], config_hashes(job.arguments), marks or {})
+    marks = None if needs is None else {name: sha256(mark) if mark else "" for name, mark in needs.items()}
+    command = [job.verb, *job.arguments]
+    files = named_files(job.arguments, folder)
+    wanted = Record(command, config_hashes(job.arguments), marks or {}, directory=str(Path.cwd()), files=files)
     found = _read(record_file(job, folder))
-    mark = _sha256(job.mark) if _is_complete(job) else ""
+    mark = sha256(job.mark) if _is_complete(job) else ""
     finished = bool(mark) and (found is None or found.replaces != mark)
     if not mark and not _can_go_on(job):
         return _start(job, wanted)
     if (found is None or _differences(found, wanted)) and not overwrite:
         raise ConfigurationError(_refusal(job, found, wanted, finished))
     if found is None or _differences(found, wanted) or (marks is not None and found.needs != marks):
-        return _start(job, wanted, starts_over=True, replaces=mark, go_on=False)
+        return _start(job, wanted, starts_over=True, replaced=mark, go_on=False)
     if finished:
         return None
     go_on = not found.starts_over or _saved_since(job, record_file(job, folder))
@@ -82,7 +103,7 @@ def write_record(start: Start, folder: Path) -> None:
 
 def close_record(start: Start, folder: Path) -> None:
     """After the run finished: what it replaced is gone."""
-    record = Record(start.record.command, start.record.configs, start.record.needs)
+    record = replace(start.record, starts_over=False, replaces="")
     if record != start.record:
         write_json_file(record_file(start.job, folder), asdict(record))
 
@@ -92,7 +113,7 @@ def record_file(job: Job, folder: Path) -> Path:
     return folder / "jobs" / f"{job.name}.json"
 
 
-def _start(job: Job, record: Record, starts_over: bool = False, replaces: str = "", go_on: bool = True) -> Start:
+def _start(job: Job, record: Record, starts_over: bool = False, replaced: str = "", go_on: bool = True) -> Start:
     more = []
     if not go_on and (saved := sorted(job.run.glob("hpc_ckpt_*.ckpt"))):
         # Lightning would load it unasked.
@@ -104,7 +125,7 @@ def _start(job: Job, record: Record, starts_over: bool = False, replaces: str = 
         more.append("--overwrite")
     if go_on and job.verb == "fit" and not _given(job.arguments, ("--ckpt_path",)):
         more.append("--ckpt_path=last")
-    record = Record(record.command, record.configs, record.needs, starts_over, replaces)
+    record = replace(record, starts_over=starts_over, replaces=replaced)
     return Start(job, (*job.arguments, *more), record)
 
 
@@ -130,7 +151,34 @@ def _saved_since(job: Job, record: Path) -> bool:
 
 def config_hashes(arguments: Sequence[str]) -> dict[str, str]:
     """Shipped ones and the user's by the name that stands on the command line."""
-    return {name: _sha256(here_or_shipped(name)) for name in _given(arguments, ("--config", "-c"))}
+    return {name: sha256(here_or_shipped(name)) for name in _given(arguments, ("--config", "-c"))}
+
+
+def named_files(arguments: Sequence[str], folder: Path) -> dict[str, str]:
+    """Files that are the whole value of an argument, and what tells their content; no configurations, nothing in DIR.
+
+    What lies in DIR is made by its runs, which ``needs`` covers.
+    """
+    configs = _given(arguments, ("--config", "-c"))
+    values = [argument.partition("=")[2] if argument.startswith("-") else argument for argument in arguments]
+    found = {}
+    for value in dict.fromkeys(values):
+        content = "" if value in configs else _content(value, folder.resolve())
+        if content:
+            found[value] = content
+    return found
+
+
+def _content(name: str, folder: Path) -> str:
+    """Empty unless ``name`` is that of a regular file outside of ``folder``."""
+    path = Path(name)
+    try:
+        if not path.is_file() or path.resolve().is_relative_to(folder):
+            return ""
+        status = path.stat()
+    except (OSError, ValueError):  # too long for a name, or with characters that none can have
+        return ""
+    return sha256(path) if status.st_size <= _HASHED_BYTES else f"{status.st_size} bytes of {status.st_mtime_ns} ns"
 
 
 def _given(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
@@ -145,11 +193,21 @@ def _given(arguments: Sequence[str], options: Sequence[str]) -> list[str]:
     return values
 
 
-def _sha256(path: Path) -> str:
+def sha256(path: Path) -> str:
+    """Of a file's content; ``missing`` where it cannot be read."""
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest()
     except OSError:
         return "missing"
+
+
+def file_version(path: Path) -> tuple[int, int] | None:
+    """Another one whenever the file was written anew, even with the same content; None where it is missing."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_ino, status.st_mtime_ns
 
 
 def _read(path: Path) -> Record | None:
@@ -168,8 +226,11 @@ def _differences(found: Record, wanted: Record) -> list[str]:
     words += [f"{argument} then" for argument in before if argument not in now]
     if before != now and not words:
         words = ["the order of its arguments"]
-    changed = [name for name, content in wanted.configs.items() if found.configs.get(name, content) != content]
-    return words + [f"the content of {name}" for name in changed]
+    if found.directory and found.directory != wanted.directory:
+        words.append(f"the working directory: {found.directory} then, {wanted.directory} now")
+    then = {**found.files, **found.configs}
+    read = {**wanted.files, **wanted.configs}
+    return words + [f"the content of {name}" for name, content in read.items() if then.get(name, content) != content]
 
 
 def _refusal(job: Job, found: Record | None, wanted: Record, finished: bool) -> str:

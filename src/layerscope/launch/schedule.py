@@ -10,7 +10,16 @@ from pathlib import Path
 
 from layerscope.errors import ConfigurationError, LayerscopeError
 from layerscope.launch.job import Job, Outcome
-from layerscope.launch.record import Start, close_record, config_hashes, next_start, write_record
+from layerscope.launch.record import (
+    Start,
+    close_record,
+    config_hashes,
+    file_version,
+    named_files,
+    next_start,
+    sha256,
+    write_record,
+)
 
 
 class Schedule:
@@ -38,7 +47,8 @@ class Schedule:
         self._told = told
         self._overwrite = overwrite
         self._pending = list(jobs)
-        self._configs = {job.name: config_hashes(job.arguments) for job in jobs}
+        self._read = {job.name: self._files(job) for job in jobs}
+        self._older: dict[str, tuple[int, int] | None] = {}
 
     def next(self) -> Start | None:
         """The next run that may start now, its record written; None while all others wait or when none is left."""
@@ -50,14 +60,20 @@ class Schedule:
                 lost = [need.job.name for need in needs if need is not None and need.status != "finished"]
                 if lost:
                     self._note(Outcome(job, "waiting", reason=f"it needs {', '.join(lost)}"))
-                elif config_hashes(job.arguments) != self._configs[job.name]:
-                    self._note(Outcome(job, "failed", reason="its configuration was changed after the first run began"))
-                elif all(need is not None for need in needs):
+                elif any(need is None for need in needs):
+                    continue
+                elif changed := [
+                    name for name, now in self._files(job).items() if self._read[job.name].get(name) != now
+                ]:
+                    reason = f"{', '.join(changed)} was changed after the first run began"
+                    self._note(Outcome(job, "failed", reason=reason))
+                else:
                     marks = {name: self.jobs[name].mark for name in job.needs}
                     start = next_start(job, self.folder, marks, self._overwrite)
                     if start is not None:
                         self._pending.remove(job)
                         write_record(start, self.folder)
+                        self._older[job.name] = file_version(job.mark)
                         return start
                     self._note(Outcome(job, "finished", skipped=True))
         return None
@@ -68,9 +84,27 @@ class Schedule:
         returncode: as ``subprocess`` gives it, negative for a signal. printed: what it wrote into its log.
         """
         outcome = ended(start.job, returncode, seconds, log, printed)
+        if outcome.status == "finished" and self._left_the_older(start):
+            why = f"it ended without a new {start.job.mark.name}: the older result still stands in its place ({log})"
+            outcome = replace(outcome, status="failed", reason=why)
         if outcome.status == "finished":
             close_record(start, self.folder)
         self._note(outcome)
+
+    def _files(self, job: Job) -> dict[str, str]:
+        """What its command reads by name, and the content of each."""
+        return {**named_files(job.arguments, self.folder), **config_hashes(job.arguments)}
+
+    def _changed(self, job: Job) -> list[str]:
+        """What its command reads by name and has another content than when all began."""
+        then = self._read[job.name]
+        return [name for name, content in self._files(job).items() if then.get(name, content) != content]
+
+    def _left_the_older(self, start: Start) -> bool:
+        """Whether the result that was to be replaced is still there; a new one may be the same byte for byte."""
+        older = start.record.replaces
+        mark = start.job.mark
+        return bool(older) and sha256(mark) == older and file_version(mark) == self._older[start.job.name]
 
     def give_up(self) -> None:
         """Notes all that wait as not started."""

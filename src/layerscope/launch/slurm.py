@@ -7,6 +7,7 @@ start it in a Python of their own; here each task is the very command a user wou
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -70,12 +71,14 @@ def _script(
         # Not "bash" or "interactive": Lightning takes such a job for one in which a user types.
         "#SBATCH --job-name=layerscope-sweep",
         f"#SBATCH --array=0-{len(starts) - 1}{throttle}",
-        "#SBATCH --ntasks=1",
-        f"#SBATCH --output={_quoted(str(folder / 'logs' / 'slurm-%A_%a.log'))}",
+        *([] if any(_says_tasks(option) for option in options) else ["#SBATCH --ntasks=1"]),
+        f"#SBATCH --output={_output(folder / 'logs')}",
         "#SBATCH --open-mode=append",
         *(f"#SBATCH {option}" for option in options),
         "",
-        "# A training that SLURM ends with SIGTERM saves, and goes on when this script is submitted again.",
+        "# Submit it once. While tasks are queued or at work, do not start the sweep again and do not change the",
+        "# configurations or other files that it names: tasks read them when they begin. A training that SLURM ends",
+        "# with SIGTERM saves, and goes on in the script that the sweep command writes when no task is left.",
         '[ -z "$SLURM_CPUS_PER_TASK" ] || export OMP_NUM_THREADS="$SLURM_CPUS_PER_TASK"',
         f"cd {shlex.quote(str(Path.cwd()))} || exit 1",
         'case "$SLURM_ARRAY_TASK_ID" in',
@@ -87,5 +90,15 @@ def _script(
     return "\n".join([*lines, "*)", '  echo "no run has the number $SLURM_ARRAY_TASK_ID" >&2; exit 1 ;;', "esac", ""])
 
 
-def _quoted(text: str) -> str:
-    return f'"{text}"' if " " in text else text
+def _says_tasks(option: str) -> bool:
+    """``--ntasks=4``, ``--ntasks-per-node=4``, ``-n 4``: beside ``--ntasks=1`` some of them would be capped."""
+    return option.startswith(("--ntasks", "-n"))
+
+
+def _output(logs: Path) -> str:
+    """A pattern, in which ``%%`` is a percent sign; sbatch takes it apart with quotes, backslashes and comments."""
+    text = str(logs).replace("%", "%%") + "/slurm-%A_%a.log"
+    if re.fullmatch(r"[\w/.,:@%+=-]*", text):
+        return text
+    escaped = re.sub(r'(["\\])', r"\\\1", text)
+    return f'"{escaped}"'
