@@ -28,6 +28,11 @@ from layerscope.report.evaluated import EvaluatedLabels
 from layerscope.report.judged_labels import judged_labels, thin_labels, unrecognised
 from layerscope.report.rows import Row
 
+_SAME = {
+    "bottleneck": "Diagnose all candidates with the same data, teacher and thresholds",
+    "classifier": "Evaluate all classifiers on the same data",
+}
+
 
 def compare_runs(
     runs: Sequence[ComparedRun],
@@ -62,8 +67,7 @@ def compare_runs(
         raise ConfigurationError(
             "The runs are not comparable: "
             + " ".join(found)
-            + " Diagnose all candidates with the same data, teacher and thresholds; --force compares them anyway, on "
-            "the images and labels that they share."
+            + f" {_SAME[runs[0].kind]}; --force compares what images and labels they share, if there are any."
         )
     aligned = align(runs)
     first = aligned.runs[0]

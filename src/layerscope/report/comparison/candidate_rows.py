@@ -35,7 +35,8 @@ _KEY = "key"
 """Entry of a row until ranks are given: what it is ranked by, where that is not its value."""
 
 _PROBABILITY, _CHANGE = (0.0, 1.0), (-1.0, 1.0)
-_RATE, _ANY = (0.0, math.inf), (-math.inf, math.inf)
+_ANY = (-math.inf, math.inf)
+_QUALITY = {"psnr_db": _ANY, "ssim": _CHANGE, "lpips": (0.0, math.inf)}
 
 
 def candidate_rows(study: Study, candidate: Candidate, run: str = "", same_device: bool = True) -> list[Row]:
@@ -87,7 +88,7 @@ class _Rows:
                 self.candidate.side, [run.agreement[metric] for run in self.candidate.figures], self.study.sampling
             )
             why = "undefined: no threshold" if math.isnan(found.value[0]) else ""
-            self._add(metric, RECON, MACRO, found, 0, _RATE, why)
+            self._add(metric, RECON, MACRO, found, 0, _PROBABILITY, why)
         self._noise()
         for metric in QUALITY:
             self._quality(metric)
@@ -176,7 +177,7 @@ class _Rows:
         found = quality_estimate(self.candidate, values, self.study.sampling)
         equal = sum(int(np.isinf(one).any(axis=1).sum()) for one in values)
         flag = f"infinite: {equal} reconstructions are equal to their originals" if equal else ""
-        self._add(metric, RECON, "", found, 0, _ANY, flag)
+        self._add(metric, RECON, "", found, 0, _QUALITY[metric], flag)
 
     def _cost(self, same_device: bool) -> None:
         runs = [run.run for run in self.candidate.figures]
