@@ -76,8 +76,8 @@ def open_run_directory(path: str | Path, overwrite: bool = False) -> RunDirector
         if finished and not overwrite:
             raise ConfigurationError(
                 f"The directory {path} already holds a finished result ({SUMMARY}), and results are never overwritten "
-                "silently. Choose another directory (of a run by a new experiment_name), or pass --overwrite to replace "
-                "the old result once the new one is complete."
+                "silently. Choose another directory (of a run by a new experiment_name), or pass --overwrite to "
+                "replace the old result once the new one is complete."
             )
         _clear_leftovers(path)
         if not finished and not (path / UNFINISHED).exists():

@@ -59,7 +59,8 @@ def _best_sentences(comparison: Comparison) -> list[str]:
     who, verb = joined([best, *equal]), "" if equal else "s"
     if comparison.kind == "bottleneck":
         first = (
-            f"Without noise, {who} lose{verb} least: macro AUROC changes by {short(value, sign=True)} from that on "
+            f"Without noise, {who} {'lose' if value < 0 else 'keep'}{verb} {'least' if value < 0 else 'most'}: macro "
+            f"AUROC changes by {short(value, sign=True)} from that on "
             f"real images{interval}."
         )
     else:
@@ -145,8 +146,8 @@ def _seed_sentences(comparison: Comparison) -> list[str]:
         sentences.append(f"{joined(named[1])} {are} {each}: what another seed would give is not in these intervals.")
     if named[2]:
         sentences.append(
-            f"Intervals over two training seeds ({joined(named[2])}) hold the truth less often than they say: where "
-            "nothing differs, 95 % intervals leave 0 out in 6.6 to 10.2 % of comparisons instead of 5 (simulated)."
+            f"Intervals over two training seeds ({joined(named[2])}) hold the truth less often than they say; three or "
+            "more seeds are better."
         )
     return sentences
 
