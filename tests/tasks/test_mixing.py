@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch import Callback, Trainer, seed_everything
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from mixing_runs import Run, data, half, same
 from oracles import BlockMean
 from PIL import Image
 from small_autoencoder import SmallAutoencoder
@@ -26,30 +27,10 @@ from layerscope.errors import ConfigurationError, DataError, NumericalError
 from layerscope.functional.controls import from_uint8
 from layerscope.functional.mixing import mixed_in
 from layerscope.tasks.diagnosis.latent_space import NoiseProcess
-from layerscope.tasks.mixing import Mixing
 from layerscope.tasks.reconstruction import Reconstruction
-from layerscope.tasks.teacher import Augmentation, TeacherTraining
 
 STEPS = 10
 """Of one epoch: 29 images of train in batches of three."""
-
-
-class Onlooker(nn.Module):
-    """A small teacher that keeps the images it is trained on."""
-
-    num_labels = 5
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.layers = nn.Sequential(
-            nn.Conv2d(3, 6, 5, stride=4), nn.ReLU(), nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(24, 5)
-        )
-        self.trained_on: list[Tensor] = []
-
-    def forward(self, image: Tensor) -> Tensor:
-        if torch.is_grad_enabled():
-            self.trained_on.append(image.detach().clone())
-        return self.layers(image)
 
 
 class Spy(SmallAutoencoder):
@@ -62,61 +43,6 @@ class Spy(SmallAutoencoder):
     def encode(self, x: Tensor) -> Any:
         self.met += list(x.clone())
         return super().encode(x)
-
-
-def data(root: Path, batch_size: int = 3, kind: type[MultilabelImages] = MultilabelImages, **more: Any) -> Any:
-    return kind(str(root), "schema.yaml", "labels.csv", batch_size=batch_size, **{"eval_split": "test", **more})
-
-
-class Run:
-    """A short training and what it left."""
-
-    def __init__(
-        self,
-        root: Path | MultilabelImages,
-        mixing: Mixing | None,
-        *callbacks: Callback,
-        epochs: int = 2,
-        flip: bool = False,
-        resume: Path | None = None,
-        sanity: int = 0,
-    ) -> None:
-        seed_everything(3)
-        self.teacher = Onlooker()
-        self.task = TeacherTraining(self.teacher, augmentation=Augmentation(flip=flip), mixing=mixing)
-        self.data = data(root) if isinstance(root, Path) else root
-        checkpoints = any(isinstance(callback, ModelCheckpoint) for callback in callbacks)
-        self.trainer = Trainer(
-            accelerator="cpu",
-            max_epochs=epochs,
-            logger=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            enable_checkpointing=checkpoints,
-            use_distributed_sampler=False,
-            num_sanity_val_steps=sanity,
-            callbacks=list(callbacks),
-        )
-        self.trainer.fit(self.task, datamodule=self.data, ckpt_path=None if resume is None else str(resume))
-
-    @property
-    def seen(self) -> Tensor:
-        return torch.cat(self.teacher.trained_on)
-
-    def figure(self, name: str) -> float:
-        return float(self.trainer.callback_metrics[f"train/{name}"])
-
-
-def same(one: Run, other: Run) -> bool:
-    """Bit for bit: images trained on, and weights."""
-    pairs = zip(one.teacher.state_dict().values(), other.teacher.state_dict().values(), strict=True)
-    return torch.equal(one.seen, other.seen) and all(torch.equal(a, b) for a, b in pairs)
-
-
-def half(cache: Path | None = None, **changes: Any) -> Mixing:
-    settings: dict[str, Any] = {"mix": 0.5, "noisy": 0.5, "timesteps": [52, 153], "draws": 2}
-    settings |= {"autoencoder": SmallAutoencoder(), "cache": None if cache is None else str(cache)}
-    return Mixing(**settings | changes)
 
 
 def split(root: Path, name: str) -> Tensor:
@@ -193,53 +119,6 @@ def test_a_share_of_zero_trains_as_without_mixing(fundus_phantom: Path) -> None:
     assert spy.met == []
     assert zero.figure("mixed_fraction") == 0
     assert not same(without, Run(fundus_phantom, half(), flip=True))
-
-
-# -- the cache -------------------------------------------------------------------------------------------------------
-
-
-def test_kept_reconstructions_change_no_bit(fundus_phantom: Path, tmp_path: Path) -> None:
-    """Made each time, made and kept, all read, a part read because the room ended, and one damaged."""
-    statistics = {"noise": NoiseProcess(latent_statistics_images=5)}
-    uncached = Run(fundus_phantom, half(**statistics))
-    first = Run(fundus_phantom, half(tmp_path / "cache", **statistics))
-    files = sorted((tmp_path / "cache").rglob("*.npy"))
-    before = SmallAutoencoder.encoded
-    second = Run(fundus_phantom, half(tmp_path / "cache", **statistics))
-    assert SmallAutoencoder.encoded - before == 5
-    assert second.figure("cache_hits") == 1
-    assert same(uncached, first)
-    assert same(uncached, second)
-
-    content = files[0].read_bytes()
-    files[0].write_bytes(content[:-40] + bytes(40))
-    bound = 3.5 * len(content) / 1e9
-    few = Run(fundus_phantom, half(tmp_path / "few", cache_gigabytes=bound, **statistics))
-    again = Run(fundus_phantom, half(tmp_path / "cache", **statistics))
-    assert same(uncached, few)
-    assert same(uncached, again)
-    assert files[0].read_bytes() == content
-    assert len(list((tmp_path / "few").rglob("*.npy"))) == 3
-
-
-def test_another_autoencoder_or_noise_reads_nothing_of_the_first(fundus_phantom: Path, tmp_path: Path) -> None:
-    """Also where no weight tells the two apart."""
-    cache = tmp_path / "cache"
-    changes: list[dict[str, Any]] = [
-        {"autoencoder": BlockMean(2)},
-        {"autoencoder": BlockMean(4)},
-        {"posterior": "sample"},
-        {"noise": NoiseProcess(seed=5)},
-        {"noise": NoiseProcess(latent_normalisation="config")},
-        {"noise": NoiseProcess(denoiser="wiener")},
-        {},
-    ]
-    for change in changes:
-        settings = {"mix": 1.0, "noisy": 1.0, "draws": 1, **change}
-        kept = Run(fundus_phantom, half(cache, **settings), epochs=1)
-        assert kept.figure("cache_hits") == 0
-        if "autoencoder" in change:
-            assert same(kept, Run(fundus_phantom, half(**settings), epochs=1))
 
 
 # -- real images stay real -------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from layerscope.artifacts import package_versions
 from layerscope.data.hashing import definition_hash, weights_hash
 from layerscope.data.images_to_measure import images_to_measure
 from layerscope.data.reconstruction_cache import ReconstructionCache
@@ -268,8 +269,10 @@ class Mixer:
             "noise_seed": settings.noise.seed,
             # Other machines, libraries and precisions may round differently.
             "precision": str(module.trainer.precision),
+            "float32_matmul_precision": torch.get_float32_matmul_precision(),
             "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"{device} {platform.machine()}",
             "torch": torch.__version__,
+            **package_versions(("diffusers", "layerscope")),
         }
         if timestep:
             assert self._space is not None
