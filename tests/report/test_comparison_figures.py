@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from dataclasses import replace
 from itertools import product
 
 import numpy as np
@@ -18,6 +19,7 @@ from layerscope.report.comparison.figures import (
     OVERVIEW,
     PARETO,
     comparison_figures,
+    curves_figure,
     differences_figure,
     pareto_figure,
 )
@@ -93,8 +95,8 @@ def test_all_figures_of_odd_names_say_that_the_comparison_was_forced() -> None:
         assert "not comparable: forced (The split is test in a and val in b)" in said
         assert "c <i>" in said
         assert r"\$b\$" in said
-    assert "hatched: undefined" in texts(figures[LABELS])
-    assert "grey: in no average" in texts(figures[LABELS])
+    said = " ".join(texts(figures[LABELS]).split())
+    assert "bold: 95 % interval excludes 0; grey: in no average; hatched: undefined" in said
 
 
 def test_names_of_ten_points_cover_neither_each_other_nor_points() -> None:
@@ -105,12 +107,60 @@ def test_names_of_ten_points_cover_neither_each_other_nor_points() -> None:
     boxes = [text.get_window_extent() for text in names]
     assert len(boxes) == 10
     assert not any(one.overlaps(other) for k, one in enumerate(boxes) for other in boxes[k + 1 :])
-    points = [axes.transData.transform(line.get_xydata()[0]) for line in axes.lines if line.get_marker() != "None"]
+    marked = [line for line in axes.lines if line.get_marker() != "None"]
+    points = [axes.transData.transform(line.get_xydata()[0]) for line in marked if len(line.get_xydata()) == 1]
     assert len(points) == 10
+    ring = next(line for line in marked if line.get_markerfacecolor() == "none")
+    assert ring.get_ydata() == pytest.approx([TEN[name][0] for name in on_front(bottlenecks())])
     assert not any(box.contains(*point) for box, point in product(boxes, points))
     controls = [text.get_text() for text in axes.texts if isinstance(text, Annotation)]
     assert {"down2", "down4", "beyond the axis: down8"} <= set(controls)
     assert "not comparable" not in texts(figure)
+
+
+def test_steps_that_nearly_agree_stand_close_together_on_an_axis_with_different_ticks() -> None:
+    figure = curves_figure(bottlenecks(BOTH, steps=(1.5,)))
+    noisy = figure.axes[1]
+    figure.draw_without_rendering()
+    left, right = noisy.get_xlim()
+    assert left - right >= 1
+    marked = [line.get_xydata()[0] for line in noisy.lines if line.get_marker() != "None"]
+    # The steps are 1.5, 1.55 and 1.6.
+    assert [x for x, _ in marked] == pytest.approx([1.5, 1.55, 1.6], abs=0.03)
+    ticks = [label.get_text() for label in noisy.get_xticklabels()]
+    assert len(set(ticks)) == len(ticks) > 2
+
+
+def test_candidates_stand_beside_each_other_at_a_step_that_they_share() -> None:
+    same = bottlenecks(BOTH)
+    rows = [
+        {**row, "log_snr_eff": float(np.round(row["log_snr_eff"]))} for row in same.figures if row["metric"] == "auroc"
+    ]
+    noisy = curves_figure(replace(same, figures=rows)).axes[1]
+    first = [line.get_xydata()[0, 0] for line in noisy.lines if line.get_marker() != "None"]
+    assert len(set(first)) == 3
+    assert first == pytest.approx([6.0] * 3, abs=0.02 * 8)
+
+
+def test_cells_of_labels_are_bold_where_certain_and_grey_where_unreliable() -> None:
+    comparison = bottlenecks({"a": (-0.02, 1.0), "b": (0.01, 2.0)})
+    flagged = [
+        {**row, "flag": "only 3 positives: intervals are not reliable"} if row["label"] == "ma" else row
+        for row in comparison.figures
+    ]
+    figures, _ = comparison_figures(replace(comparison, figures=flagged))
+    cells = {
+        (round(text.get_position()[0]), round(text.get_position()[1])): text for text in figures[LABELS].axes[0].texts
+    }
+    # The interval is ± .012 around -.038, -.029, -.020 and -.011, the average's ± .006 around -.020 and .010.
+    weights = [cells[0, label].get_fontweight() for label in range(6)]
+    assert weights == ["normal", "bold", "bold", "normal", "normal", "bold"]
+    assert cells[0, 0].get_color() == cells[0, 4].get_color() != cells[0, 3].get_color()
+    assert cells[1, 5].get_text() == "+.010"
+    assert "grey: in no average or interval not reliable" in " ".join(texts(figures[LABELS]).split())
+    # A classifier's difference to the baseline is certain by the simultaneous interval, which only the average has.
+    against = comparison_figures(classifiers())[0][LABELS].axes[0].texts
+    assert [text.get_text() for text in against if text.get_fontweight() == "bold"] == ["−.025", "−.050"]
 
 
 def test_figures_without_data_are_left_out_with_the_reason() -> None:

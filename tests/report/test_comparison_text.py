@@ -19,7 +19,7 @@ from layerscope.report.comparison.files import headline, write_comparison
 from layerscope.report.comparison.reading import reading
 from layerscope.report.comparison.result import CANNOT_BE_TOLD, FORCED_FLAG, SEED_FLAGS
 from layerscope.report.comparison.sources import Sources
-from layerscope.report.comparison.table import main_table, pair_table, seed_table
+from layerscope.report.comparison.table import main_table, pair_tables, seed_table
 
 THREE = {"small": (-0.05, 1024.0), "middle": (-0.016, 2048.0), "large": (-0.012, 4096.0)}
 SOURCES = Sources({"small": ["runs/a|b"]}, "a" * 64, None, "test")
@@ -137,11 +137,44 @@ def test_tables_hold_ranks_intervals_and_seeds() -> None:
     assert seeds is not None
     assert seeds[1][0][:5] == ["middle", "ΔAUROC", "−.016", "2", ".003"]
     assert seed_table(classifiers()) is None
-    assert [row[0:2] for row in pair_table(bottlenecks(THREE))[1]] == [
+    assert [row[0:2] for row in pair_tables(bottlenecks(THREE))[0][1]] == [
         ["small", "middle"],
         ["small", "large"],
         ["middle", "large"],
     ]
+
+
+def test_pairs_without_the_baseline_stand_apart_and_say_why_they_cannot_be_told() -> None:
+    comparison = bottlenecks(THREE, baseline="small")
+    flag = "one training seed: spread between seeds unknown; only 3 positives: intervals are not reliable"
+    pairs = [
+        {**row, "outcome": "cannot be told", "flag": flag} if "small" not in (row["candidate"], row["other"]) else row
+        for row in comparison.pairwise
+    ]
+    doubtful = replace(comparison, pairwise=pairs)
+    (header, rows), (other_header, others) = pair_tables(doubtful)
+    assert [row[:2] for row in rows] == [["small", "middle"], ["small", "large"]]
+    assert "reason" not in header
+    assert other_header[-1] == "reason"
+    assert [row[-2:] for row in others] == [["cannot be told", "only 3 positives: intervals are not reliable"]]
+    text = comparison_document(doubtful, SOURCES, [], [])
+    assert text.index("## Differences") < text.index("### Pairs without the baseline small") < text.index("## Labels")
+
+
+def test_times_of_one_column_have_the_same_number_of_decimals() -> None:
+    comparison = bottlenecks(THREE)
+    seconds = dict(zip(THREE, (0.00896, 0.0126, 0.1)))
+    rows = [
+        {**row, "value": seconds[row["candidate"]]} if row["metric"] == "encode_seconds" else row
+        for row in comparison.figures
+    ]
+    header, cells = main_table(replace(comparison, figures=rows))
+    assert [row[header.index("encode ms")] for row in cells] == ["9.0", "12.6", "100.0"]
+
+
+def test_the_terminal_shows_names_whole_where_there_is_room() -> None:
+    name = "an autoencoder with a name of 39 letters"
+    assert name in comparison_text(classifiers(None, (name, "b")))
 
 
 def test_markdown_shows_names_as_they_are() -> None:

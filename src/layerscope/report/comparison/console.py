@@ -28,21 +28,28 @@ _BESIDE = {
 
 
 def comparison_table(comparison: Comparison) -> str:
-    """Candidates with macro AUROC, its interval and rank, and what else fits into 100 characters."""
+    """Candidates with macro AUROC, its interval and rank, and what else fits into 100 characters.
+
+    Names are whole if that leaves room for them; otherwise their middle is left out, since both ends tell them apart.
+    """
     first = COLUMNS[comparison.kind][0]
     others = [column for column in shown_columns(comparison) if column.metric in _BESIDE]
     against = comparison.baseline if comparison.kind == "classifier" else None
-    header = ["candidate", first.heading, "interval", "rank", *(_BESIDE[column.metric] for column in others)]
+    header = [first.heading, "interval", "rank", *(_BESIDE[column.metric] for column in others)]
     rows = [header + ["to baseline", "interval"] * (against is not None)]
     for name in comparison.candidates:
         row = own(comparison, name, first.metric)
-        cells = [printable(name, _NAME), first.text(number(row)), interval(row, first.text), rank(row)]
+        cells = [first.text(number(row)), interval(row, first.text), rank(row)]
         cells += [column.text(number(own(comparison, name, column.metric))) for column in others]
         if against is not None:
             one = difference(comparison, name, against)
             cells += ["", ""] if one is None else [change(one.value), f"[{change(one.sim_lo)}, {change(one.sim_hi)}]"]
         rows.append(cells)
-    return laid_out(rows, numeric={1, *range(3, 5 + len(others))}, last=0)
+    # Two spaces stand before each column.
+    room = _WIDTH - sum(2 + max(map(len, column)) for column in zip(*rows))
+    names = ["candidate", *(printable(name, max(room, _NAME)) for name in comparison.candidates)]
+    numeric = {1, *range(3, 5 + len(others))}
+    return laid_out([[name, *cells] for name, cells in zip(names, rows)], numeric=numeric, last=0)
 
 
 def comparison_text(comparison: Comparison) -> str:

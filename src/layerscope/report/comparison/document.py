@@ -8,7 +8,7 @@ from layerscope.report.attribution import NOTICE
 from layerscope.report.comparison.reading import reading
 from layerscope.report.comparison.result import Comparison
 from layerscope.report.comparison.sources import Sources
-from layerscope.report.comparison.table import Table, label_table, main_table, pair_table, seed_table
+from layerscope.report.comparison.table import Table, label_table, main_table, pair_tables, seed_table
 from layerscope.report.figure_style import percent
 from layerscope.report.markdown import escaped, markdown_table
 from layerscope.report.sentences import short
@@ -36,9 +36,13 @@ def comparison_document(
     parts += [_what(comparison, sources), "## Reading", _items(reading(comparison))]
     parts += _pictures([name for name in figures if "/" not in name])
     parts += ["## Candidates", _table(main_table(comparison)), _main_note(comparison)]
-    pairs = pair_table(comparison)
-    if pairs[1]:
-        parts += ["## Differences", _table(pairs), _PAIRS]
+    pairs, others = pair_tables(comparison)
+    if pairs[1] or others[1]:
+        parts.append("## Differences")
+        parts += [_table(pairs)] * bool(pairs[1])
+        if others[1]:
+            parts += [f"### Pairs without the baseline {escaped(comparison.baseline or '')}", _table(others)]
+        parts.append(_PAIRS)
     if comparison.labels:
         parts += ["## Labels", _table(label_table(comparison)), "Intervals are those of each label by itself."]
     if comparison.left_out:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,14 @@ from matplotlib.patches import Patch
 
 from layerscope.report.comparison.cells import differences, main_metric, measured, seed_rows
 from layerscope.report.comparison.forests import draw_differences, draw_values
-from layerscope.report.comparison.label_map import columns, draw_label_map, label_cells
+from layerscope.report.comparison.label_map import columns, draw_label_map, explanation, heading, label_cells
 from layerscope.report.comparison.looks import mark_forced
 from layerscope.report.comparison.noise_panels import draw_curves, with_curves
-from layerscope.report.comparison.pareto import ParetoNames, draw_pareto, sizes
+from layerscope.report.comparison.pareto import CONTROL, RING, ParetoNames, draw_pareto, sizes
 from layerscope.report.comparison.result import Comparison
 from layerscope.report.figure_style import (
     BLACK,
+    DPI,
     GREY,
     LIGHT,
     SMALL,
@@ -39,6 +41,8 @@ LABELS = "figures/labels.png"
 DIFFERENCES = "figures/differences.png"
 
 _QUIET: dict[str, Any] = {"fontsize": SMALL, "frameon": False}
+
+_COSTS = "What reconstruction costs"
 
 _FEW = 5
 """Up to so many candidates stand above the other panels of the overview."""
@@ -79,7 +83,7 @@ def absences(comparison: Comparison) -> dict[str, str]:
 
 def pareto_figure(comparison: Comparison) -> Figure:
     """Loss against latent size; there are at least two sizes."""
-    figure = Figure(figsize=(WIDTH, 4.4), layout="constrained")
+    figure = Figure(figsize=(WIDTH, 4.4), dpi=DPI, layout="constrained")
     mark_forced(figure, comparison)
     names = _pareto_panel(figure, comparison)
     _laid_out(figure)
@@ -102,7 +106,11 @@ def labels_figure(comparison: Comparison) -> Figure:
     width = 0.075 * max(map(len, names)) + 0.56 * len(columns(comparison)) + 1.7
     figure, (axes,) = new_figure(max(width, 4.6), 2.2 + 0.28 * len(names))
     mark_forced(figure, comparison)
+    title(axes, heading(comparison))
     draw_label_map(axes, comparison)
+    # About 15 characters of 8 points fit into an inch.
+    words = textwrap.fill(explanation(comparison), int(15 * figure.get_figwidth()))
+    figure.supxlabel(words, x=0.01, ha="left", fontsize=SMALL, color=BLACK)
     return figure
 
 
@@ -111,6 +119,7 @@ def differences_figure(comparison: Comparison) -> Figure:
     found = differences(comparison)
     figure, (axes,) = new_figure(WIDTH + 1.4, 1.5 + 0.3 * len(found))
     mark_forced(figure, comparison)
+    title(axes, "What differs from the best" if comparison.baseline is None else "What differs from the baseline")
     draw_differences(axes, comparison, found)
     figure.legend(handles=_difference_entries(comparison), loc="outside lower center", ncols=2, **_QUIET)
     return figure
@@ -131,7 +140,7 @@ def _bottleneck_sheet(comparison: Comparison) -> Figure:
     else:
         above = len(comparison.candidates) <= _FEW
         size = (6.2 * len(panels), rows + 3.7) if above else (12.4, max(rows, 3.4 * len(panels)))
-        figure = Figure(figsize=size, layout="constrained")
+        figure = Figure(figsize=size, dpi=DPI, layout="constrained")
         shape: dict[str, Any] = (
             {"nrows": 2, "height_ratios": [rows, 3.7]} if above else {"ncols": 2, "width_ratios": [5.8, 6.6]}
         )
@@ -143,7 +152,9 @@ def _bottleneck_sheet(comparison: Comparison) -> Figure:
     names = _pareto_panel(places[PARETO], comparison) if PARETO in panels else None
     if CURVES in panels:
         others = _curve_panels(places[CURVES], comparison)[len(comparison.candidates) :]
-        places[CURVES].legend(handles=others, loc="outside lower center", ncols=3, **_QUIET)
+        same = f"colours and markers as in “{_COSTS}”"
+        look: dict[str, Any] = {**_QUIET, "title": same, "title_fontsize": SMALL}
+        places[CURVES].legend(handles=others, loc="outside lower center", ncols=3, **look)
     if names is not None:
         _laid_out(figure)
         names.place()
@@ -153,14 +164,10 @@ def _bottleneck_sheet(comparison: Comparison) -> Figure:
 def _forest_panel(figure: FigureBase, comparison: Comparison) -> None:
     axes = figure.add_subplot()
     plain_axes(axes)
-    title(axes, "What reconstruction costs")
+    title(axes, _COSTS)
     draw_values(axes, comparison, "delta_auroc", "Δ macro AUROC to real images, without noise", signed=True)
-    entries = [_interval_entry(comparison)]
-    if any(seed_rows(comparison, name, "delta_auroc") for name in comparison.candidates):
-        entries.append(
-            Line2D([], [], color=GREY, marker="|", markersize=5, linestyle="none", label="one training seed")
-        )
-    figure.legend(handles=entries, loc="outside lower center", ncols=2, **_QUIET)
+    entries = [*_value_entries(comparison), _margin_entry(comparison)]
+    figure.legend(handles=entries, loc="outside lower center", ncols=3, **_QUIET)
 
 
 def _pareto_panel(figure: FigureBase, comparison: Comparison) -> ParetoNames:
@@ -168,12 +175,13 @@ def _pareto_panel(figure: FigureBase, comparison: Comparison) -> ParetoNames:
     plain_axes(axes)
     title(axes, "What a larger latent keeps")
     entries = [
-        Line2D([], [], color=GREY, linewidth=1.1, label="Pareto front"),
+        Line2D([], [], color=BLACK, linewidth=1.0, label="Pareto front"),
+        Line2D([], [], label="on the front", **{**RING, "markersize": 8}),
         _interval_entry(comparison, upright=True),
     ]
     if comparison.controls:
-        entries.append(Line2D([], [], color=LIGHT, linewidth=1.0, linestyle=(0, (4, 2)), label="known degradations"))
-    figure.legend(handles=entries, loc="outside lower center", ncols=3, **_QUIET)
+        entries.append(Line2D([], [], label="known degradations", **CONTROL))
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, **_QUIET)
     return draw_pareto(axes, comparison)
 
 
@@ -203,8 +211,8 @@ def _classifier_sheet(comparison: Comparison) -> Figure:
         draw_differences(panels[-1], comparison, found, every=True)
     for axes in panels[1:]:
         axes.tick_params(labelleft=False)
-    entries = [_interval_entry(comparison), *(_difference_entries(comparison) if found else [])]
-    figure.legend(handles=entries, loc="outside lower center", ncols=3, **_QUIET)
+    entries = [*_value_entries(comparison), *(_difference_entries(comparison) if found else [])]
+    figure.legend(handles=entries, loc="outside lower center", ncols=4, **_QUIET)
     return figure
 
 
@@ -213,11 +221,23 @@ def _interval_entry(comparison: Comparison, upright: bool = False) -> Line2D:
     return Line2D([], [], color=GREY, label=f"{percent(comparison.level)} interval", **look)
 
 
-def _difference_entries(comparison: Comparison) -> list[Line2D | Patch]:
+def _value_entries(comparison: Comparison) -> list[Artist]:
+    """Of candidates' figures: their intervals, and where there are any the ticks of single seeds."""
+    metric = main_metric(comparison)
+    seeds = any(seed_rows(comparison, name, metric) for name in comparison.candidates)
+    look: dict[str, Any] = {"marker": "|", "markersize": 5, "linestyle": "none", "label": "one training seed"}
+    return [_interval_entry(comparison), *([Line2D([], [], color=GREY, **look)] if seeds else [])]
+
+
+def _margin_entry(comparison: Comparison) -> Patch:
+    return Patch(color=LIGHT, alpha=0.45, linewidth=0, label=f"margin (±{short(comparison.margin)})")
+
+
+def _difference_entries(comparison: Comparison) -> list[Artist]:
     sure = f"{percent(comparison.level)} simultaneous interval"
     return [
         Line2D([], [], color=BLACK, linewidth=1.4, label=sure),
-        Patch(color=LIGHT, alpha=0.45, linewidth=0, label=f"margin (±{short(comparison.margin)})"),
+        _margin_entry(comparison),
     ]
 
 

@@ -20,13 +20,13 @@ from layerscope.report.sentences import short
 def draw_values(axes: Axes, comparison: Comparison, metric: str, words: str, signed: bool) -> None:
     """A figure of every candidate, those from several training seeds with a small tick for each.
 
-    words: of the axis. signed: the figure is a change, with 0 as a line.
+    words: of the axis. signed: the figure is a change of macro AUROC, with 0 as a line in a band of the margin.
     """
     names = list(comparison.candidates)
     styles = looks(names)
     quiet_grid(axes, "x")
     if signed:
-        axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+        _margin(axes, comparison)
     for place, name in enumerate(names):
         row = own(comparison, name, metric)
         if not math.isfinite(number(row)):
@@ -40,6 +40,7 @@ def draw_values(axes: Axes, comparison: Comparison, metric: str, words: str, sig
     axes.set_xlabel(words)
     axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     if signed:
+        _show_margin(axes, comparison)
         signed_ticks(axes, "x")
     else:
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: short(value, 2)))
@@ -53,8 +54,7 @@ def draw_differences(axes: Axes, comparison: Comparison, found: Sequence[Differe
     names = list(comparison.candidates) if every else [one.candidate for one in found]
     styles = looks(comparison.candidates)
     quiet_grid(axes, "x")
-    axes.axvspan(-comparison.margin, comparison.margin, color=LIGHT, alpha=0.45, linewidth=0, zorder=0)
-    axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+    _margin(axes, comparison)
     for one in found:
         place = names.index(one.candidate)
         _dot(axes, styles[one.candidate], place, one.value, one.sim_lo, one.sim_hi)
@@ -63,13 +63,23 @@ def draw_differences(axes: Axes, comparison: Comparison, found: Sequence[Differe
     column_heading(axes, "difference", 6, "left")
     column_heading(axes, "outcome", 108, "left")
     _name_rows(axes, candidate_names(comparison, names))
-    edge = 1.15 * comparison.margin
-    left, right = axes.get_xlim()
-    axes.set_xlim(min(left, -edge), max(right, edge))
+    _show_margin(axes, comparison)
     axes.xaxis.set_major_locator(MaxNLocator(6, steps=[1, 2, 5, 10]))
     signed_ticks(axes, "x")
     against = plain_text(short_name(reference(comparison) or "", 24))
     axes.set_xlabel(f"macro AUROC less that of {against}" + " (the best)" * (comparison.baseline is None))
+
+
+def _margin(axes: Axes, comparison: Comparison) -> None:
+    axes.axvspan(-comparison.margin, comparison.margin, color=LIGHT, alpha=0.45, linewidth=0, zorder=0)
+    axes.axvline(0, color=GREY, linewidth=0.9, zorder=1)
+
+
+def _show_margin(axes: Axes, comparison: Comparison) -> None:
+    """Widens the axis where it would end within the margin."""
+    edge = 1.15 * comparison.margin
+    left, right = axes.get_xlim()
+    axes.set_xlim(min(left, -edge), max(right, edge))
 
 
 def _dot(axes: Axes, look: Look, place: float, value: float, lo: float, hi: float) -> None:

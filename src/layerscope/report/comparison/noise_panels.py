@@ -8,21 +8,27 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator
 
 from layerscope.report.comparison.cells import number
 from layerscope.report.comparison.looks import Look, candidate_names, looks
 from layerscope.report.comparison.result import REAL, RECON, Comparison
 from layerscope.report.figure_rows import bar_lengths, possible_range
-from layerscope.report.figure_style import BLACK, GREY, quiet_grid
+from layerscope.report.figure_style import BLACK, GREY, plain_tick, quiet_grid
 from layerscope.report.rows import MACRO, Row
-from layerscope.report.sentences import MINUS, short
+from layerscope.report.sentences import short
 
 _SMALLER = 0.85
 """Markers, to where they stand alone."""
 
 _BANDS = 3
 """Up to so many candidates have bands; more would cover each other, and have bars."""
+
+_LEAST_SPAN = 1.0
+"""Nats: the axis shows no less, so that steps which nearly agree stand next to each other."""
+
+_DODGE, _ALL_DODGES = 0.012, 0.05
+"""Shares of the axis: between one candidate and the next, and at most between the first and the last."""
 
 
 def curve(comparison: Comparison, candidate: str) -> list[Row]:
@@ -46,7 +52,8 @@ def with_curves(comparison: Comparison) -> list[str]:
 def draw_curves(clean: Axes, noisy: Axes, comparison: Comparison) -> list[Line2D]:
     """The reconstructions without noise on the left, the noise steps beside them; returns the legend's entries.
 
-    Both axes share y. Intervals are bands for few candidates, thin bars for many.
+    Both axes share y. Intervals are bands for few candidates, thin bars for many. Candidates stand a little beside each
+    other, since at a step that they share their intervals would cover one another.
     """
     names = list(comparison.candidates)
     styles = looks(comparison.candidates)
@@ -56,18 +63,23 @@ def draw_curves(clean: Axes, noisy: Axes, comparison: Comparison) -> list[Line2D
         panel.axhline(0.5, color=GREY, linewidth=0.6, zorder=1)
         if math.isfinite(comparison.auroc_real):
             panel.axhline(comparison.auroc_real, color=BLACK, linewidth=1.1, linestyle=(0, (6, 2)), zorder=1)
+    ends = [number(row, "log_snr_eff") for name in names for row in curve(comparison, name)]
+    middle, span = (max(ends) + min(ends)) / 2, max(max(ends) - min(ends), _LEAST_SPAN)
+    dodge = span * min(_DODGE * (len(names) - 1), _ALL_DODGES)
     for place, name in enumerate(names):
-        shift = 0.0 if len(names) < 2 else 0.8 * (place / (len(names) - 1) - 0.5)
+        beside = 0.0 if len(names) < 2 else place / (len(names) - 1) - 0.5
         recon = comparison.of(name, "auroc")
         if recon is not None and math.isfinite(number(recon)):
-            _points(clean, styles[name], [shift], [recon], bars=True)
+            _points(clean, styles[name], [0.8 * beside], [recon], bars=True)
         rows = curve(comparison, name)
         if rows:
-            _points(noisy, styles[name], [number(row, "log_snr_eff") for row in rows], rows, bars=not with_bands)
-    ends = [number(row, "log_snr_eff") for name in names for row in curve(comparison, name)]
-    pad = 0.04 * (max(ends) - min(ends)) or 1.0
-    noisy.set_xlim(max(ends) + pad, min(ends) - pad)
-    noisy.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:.3g}".replace("-", MINUS)))
+            # The axis falls to the right.
+            x = [number(row, "log_snr_eff") - dodge * beside for row in rows]
+            _points(noisy, styles[name], x, rows, bars=not with_bands or len(rows) < 2)
+    half = 0.55 * span + dodge / 2
+    noisy.set_xlim(middle + half, middle - half)
+    noisy.xaxis.set_major_locator(MaxNLocator(8, steps=[1, 2, 5, 10]))
+    noisy.xaxis.set_major_formatter(FuncFormatter(plain_tick))
     noisy.set_xlabel("effective log-SNR of the latent (nats); more noise →")
     noisy.tick_params(labelleft=False, left=False)
     noisy.spines["left"].set_visible(False)

@@ -17,7 +17,7 @@ from layerscope.report.comparison.looks import Look, looks
 from layerscope.report.comparison.placing import Placed, place_names, spread
 from layerscope.report.comparison.result import Comparison
 from layerscope.report.figure_rows import bar_lengths
-from layerscope.report.figure_style import GREY, LIGHT, SMALL, plain_text, quiet_grid, short_name, signed_ticks
+from layerscope.report.figure_style import BLACK, LIGHT, SMALL, plain_text, quiet_grid, short_name, signed_ticks
 
 _TICKS = 8
 """So many sizes fit below the axis."""
@@ -25,19 +25,35 @@ _TICKS = 8
 _DODGE = 0.09
 """Octaves between points of equal size."""
 
+RING: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 12.5,
+    "markerfacecolor": "none",
+    "markeredgecolor": BLACK,
+    "markeredgewidth": 0.9,
+    "linestyle": "none",
+}
+"""Around candidates on the front, whose line passes through their size and not through where they stand."""
+
+CONTROL: dict[str, Any] = {"color": "#6E6E6E", "linewidth": 0.9, "linestyle": (0, (4, 2))}
+"""Lines of known degradations."""
+
 
 @dataclass(frozen=True)
 class ParetoNames:
-    """Names of points and of controls, which find their places in the final layout. front: (K, 2), corners."""
+    """Names of points and of controls, which find their places in the final layout.
+
+    lines: each (K, 2), corners of what names keep clear of.
+    """
 
     axes: Axes
     points: Sequence[Placed]
     controls: Sequence[Annotation]
-    front: np.ndarray
+    lines: Sequence[np.ndarray]
 
     def place(self) -> None:
         _keep_apart(self.axes, self.controls)
-        place_names(self.axes, self.points, self.front)
+        place_names(self.axes, self.points, self.lines)
 
 
 def pareto_front(cost: Sequence[float], value: Sequence[float]) -> np.ndarray:
@@ -84,8 +100,10 @@ def draw_pareto(axes: Axes, comparison: Comparison) -> ParetoNames:
     lo, hi = (np.array([number(row, end) for row in rows]) for end in ("ci_lo", "ci_hi"))
     x = dodged(size)
     quiet_grid(axes, "y")
-    axes.axhline(0, color=GREY, linewidth=0.9, zorder=1)
+    axes.axhline(0, color=LIGHT, linewidth=1.2, zorder=1)
     front = _step(axes, size, value)
+    best = pareto_front(list(size), list(value))
+    axes.plot(x[best], value[best], zorder=5, **RING)
     styles = looks(comparison.candidates)
     for place, name in enumerate(names):
         _point(axes, styles[name], x[place], value[place], lo[place], hi[place])
@@ -102,7 +120,8 @@ def draw_pareto(axes: Axes, comparison: Comparison) -> ParetoNames:
     room = 0.12 * math.log2(ticks[-1] / ticks[0]) + 0.25
     axes.set_xlim(min(x.min(), ticks[0]) / 2**room, max(x.max(), ticks[-1]) * 2 ** (room * 1.6))
     signed_ticks(axes, "y")
-    axes.set_xlabel("latent elements of one image (log scale)")
+    together = "; equal sizes side by side" * (len(ticks) < len(names))
+    axes.set_xlabel(f"latent elements of one image (log scale{together})")
     axes.set_ylabel("Δ macro AUROC to real images")
     ends = np.concatenate([value, lo[np.isfinite(lo)], hi[np.isfinite(hi)], [0.0]])
     pad = 0.12 * max(float(np.ptp(ends)), 0.004)
@@ -112,7 +131,9 @@ def draw_pareto(axes: Axes, comparison: Comparison) -> ParetoNames:
         Placed(plain_text(short_name(name, 20)), float(x[place]), float(value[place]), styles[name].colour)
         for place, name in enumerate(names)
     ]
-    return ParetoNames(axes, points, controls, front)
+    left, right = axes.get_xlim()
+    level = [np.array([(left, y), (right, y)]) for y in (0.0, *(float(name.xy[1]) for name in controls))]
+    return ParetoNames(axes, points, controls, [front, *level])
 
 
 def dodged(size: np.ndarray) -> np.ndarray:
@@ -141,25 +162,31 @@ def _step(axes: Axes, size: np.ndarray, value: np.ndarray) -> np.ndarray:
     for x, y in corners:
         path += [(x, path[-1][1]), (x, y)]
     path.append((64 * corners[-1][0], corners[-1][1]))
-    axes.plot(*zip(*path), color=GREY, linewidth=1.1, zorder=2)
+    axes.plot(*zip(*path), color=BLACK, linewidth=1.0, zorder=2)
     return np.array(path)
 
 
 def _controls(axes: Axes, controls: Mapping[str, float]) -> list[Annotation]:
-    """Known degradations within the axis as faint lines, named on the right; those beyond it in words."""
+    """Known degradations within the axis as dashed lines, named on the right; those beyond it in words."""
     bottom, top = axes.get_ylim()
     inside = sorted((value, name) for name, value in controls.items() if bottom <= value <= top)
     beyond = [name for name, value in controls.items() if math.isfinite(value) and not bottom <= value <= top]
     names = []
     for value, name in inside:
-        axes.axhline(value, color=LIGHT, linewidth=1.0, linestyle=(0, (4, 2)), zorder=0.5)
-        line: dict[str, Any] = {"arrowstyle": "-", "color": LIGHT, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        axes.axhline(value, zorder=1.5, **CONTROL)
+        line: dict[str, Any] = {
+            "arrowstyle": "-",
+            "color": CONTROL["color"],
+            "linewidth": 0.8,
+            "shrinkA": 0,
+            "shrinkB": 0,
+        }
         place: dict[str, Any] = {
             "xycoords": ("axes fraction", "data"),
             "xytext": (10, 0),
             "textcoords": "offset points",
         }
-        text: dict[str, Any] = {"va": "center", "fontsize": SMALL - 1, "color": GREY}
+        text: dict[str, Any] = {"va": "center", "fontsize": SMALL - 0.5, "color": BLACK}
         names.append(axes.annotate(plain_text(short_name(name, 14)), (1.0, value), arrowprops=line, **place, **text))
     if beyond:
         words = f"beyond the axis: {', '.join(short_name(name, 14) for name in beyond)}"
@@ -169,7 +196,7 @@ def _controls(axes: Axes, controls: Mapping[str, float]) -> list[Annotation]:
             "textcoords": "offset points",
             "ha": "right",
         }
-        axes.annotate(plain_text(words), (1.0, 1.0), fontsize=SMALL - 1, color=GREY, va="bottom", **corner)
+        axes.annotate(plain_text(words), (1.0, 1.0), fontsize=SMALL - 0.5, color=BLACK, va="bottom", **corner)
     return names
 
 

@@ -14,7 +14,7 @@ from matplotlib.transforms import Bbox
 
 from layerscope.report.figure_style import BLACK, GREY, SMALL
 
-_DISTANCES = (7.0, 12.0, 18.0, 26.0, 36.0, 48.0, 62.0)
+_DISTANCES = (8.0, 12.0, 18.0, 26.0, 36.0, 48.0, 62.0)
 """Points between a marker and its name, tried from near to far."""
 _ANGLES = (0, 180, 35, -35, 145, -145, 65, -65, 115, -115, 90, -90)
 """Degrees: beside it first, then askew, then above and below."""
@@ -32,22 +32,23 @@ class Placed(NamedTuple):
     colour: str
 
 
-def place_names(axes: Axes, names: Sequence[Placed], path: np.ndarray) -> None:
+def place_names(axes: Axes, names: Sequence[Placed], paths: Sequence[np.ndarray]) -> None:
     """Writes names where they cover neither each other nor a point nor an interval, as near as that allows.
 
-    A name that stands away from its point has a thin line to it. path: (K, 2), corners of a line that names keep clear
-    of if they can. The figure's layout must be final: places are measured in pixels.
+    A name that stands away from its point has a thin line to it. paths: each (K, 2), corners of a line that names keep
+    clear of if they can. The figure's layout must be final: places are measured in pixels.
     """
     figure = axes.get_figure(root=True)
     assert figure is not None
     point = figure.dpi / 72
     inside = axes.get_window_extent()
     at = axes.transData.transform([(one.x, one.y) for one in names]) if names else np.zeros((0, 2))
-    taken = [Bbox.from_extents(x - 4 * point, y - 4 * point, x + 4 * point, y + 4 * point) for x, y in at]
+    taken = [Bbox.from_extents(x - 6 * point, y - 6 * point, x + 6 * point, y + 6 * point) for x, y in at]
     taken += [_padded(bar, point) for bar in _intervals(axes)]
     names_taken: list[Bbox] = []
     lines: list[tuple[np.ndarray, np.ndarray]] = []
-    clear = list(pairwise(np.clip(axes.transData.transform(path), np.subtract(inside.min, 9), np.add(inside.max, 9))))
+    low, high = np.subtract(inside.min, 9), np.add(inside.max, 9)
+    clear = [part for path in paths for part in pairwise(np.clip(axes.transData.transform(path), low, high))]
     # Crowded ones first: they have the fewest free places.
     gaps = [np.sort(np.hypot(*(at - one).T))[:3].sum() for one in at]
     for place in np.argsort(gaps, kind="stable"):
@@ -65,7 +66,9 @@ def place_names(axes: Axes, names: Sequence[Placed], path: np.ndarray) -> None:
             tried = Bbox.from_bounds(left, bottom, width, height)
             cost = sum(_overlap(tried, other) for other in [*taken, *names_taken]) + 4 * _outside(tried, inside)
             cost += 150 * sum(_crossing(np.array([x, y]), end, *line) for line in lines)
-            cost += 300 * sum(_cut(tried, *line) for line in lines) + 60 * sum(_cut(tried, *line) for line in clear)
+            cost += 300 * sum(_cut(tried, *line) for line in lines) + 150 * sum(
+                _cut(_padded(tried, point), *line) for line in clear
+            )
             cost += sum(100 * _cut(other, np.array([x, y]), end) for other in names_taken)
             cost += distance / point
             if best is None or cost < best[0]:
@@ -76,7 +79,7 @@ def place_names(axes: Axes, names: Sequence[Placed], path: np.ndarray) -> None:
         left, bottom = axes.transData.inverted().transform((found.x0, found.y0))
         text.set_position((left, bottom))
         text.set_verticalalignment("bottom")
-        if np.hypot(*(end - (x, y))) > 8 * point:
+        if np.hypot(*(end - (x, y))) > 9 * point:
             lines.append((np.array([x, y]), end))
             ends = axes.transData.inverted().transform(np.array([(x, y), end]))
             axes.plot(*ends.T, color=GREY, linewidth=0.6, zorder=3, scalex=False, scaley=False)

@@ -12,6 +12,7 @@ from layerscope.artifacts.scores import BottleneckScores
 from layerscope.errors import listed
 from layerscope.report.comparison.runs import ComparedRun
 from layerscope.report.conditions import ConditionGroup, group_conditions
+from layerscope.report.sentences import joined
 
 STEP_PROTOCOL = ("schedule", "convention", "noise_seed", "latent_normalisation", "denoiser")
 """Must be equal for two runs to be compared step by step."""
@@ -130,8 +131,8 @@ def _noise_steps(run: ComparedRun) -> list[ConditionGroup]:
 
 
 def _values(values: dict[str, Any]) -> str:
-    """What the runs have, those of one value together: ``a: 1; b and c: 2``."""
+    """What the runs have, those of one value together: ``a: 1; b, c and d: 2``."""
     of: dict[str, list[str]] = {}
     for title, value in values.items():
         of.setdefault("not known" if value is None else str(value), []).append(title)
-    return "; ".join(f"{' and '.join(titles)}: {value}" for value, titles in of.items())
+    return "; ".join(f"{joined(titles)}: {value}" for value, titles in of.items())

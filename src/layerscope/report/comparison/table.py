@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from layerscope.report.comparison.cells import (
@@ -15,9 +15,10 @@ from layerscope.report.comparison.cells import (
     places,
     seed_rows,
 )
-from layerscope.report.comparison.result import Comparison
+from layerscope.report.comparison.pair_rows import ONE_SEED
+from layerscope.report.comparison.result import FORCED_FLAG, Comparison
 from layerscope.report.rows import Row
-from layerscope.report.sentences import MINUS, short, significant
+from layerscope.report.sentences import MINUS, short
 
 Table = tuple[list[str], list[list[str]]]
 """Header and rows, of plain text."""
@@ -46,7 +47,7 @@ def _level(value: float) -> str:
 
 
 def _decibels(value: float) -> str:
-    return bounded(value, significant)
+    return bounded(value, lambda number: short(number, 1))
 
 
 def _share(value: float) -> str:
@@ -57,8 +58,11 @@ def _count(value: float) -> str:
     return f"{value:.0f}" if math.isfinite(value) else "n/a"
 
 
-def _milliseconds(value: float) -> str:
-    return significant(1000 * value)
+def _milliseconds(seconds: Sequence[float]) -> Callable[[float], str]:
+    """How times of one column are written: with the decimals that give the shortest two telling digits, at most 3."""
+    known = [1000 * value for value in seconds if math.isfinite(value) and value > 0]
+    digits = min(max(1 - math.floor(math.log10(min(known))), 0), 3) if known else 0
+    return lambda value: short(1000 * value, digits)
 
 
 COLUMNS: dict[str, tuple[Column, ...]] = {
@@ -74,20 +78,22 @@ COLUMNS: dict[str, tuple[Column, ...]] = {
         Column("latent_elements", "latent elements", _count),
         Column("latent_bits", "latent bits", _count),
         Column("rate_bits", "rate bits", _count),
-        Column("encode_seconds", "encode ms", _milliseconds),
-        Column("decode_seconds", "decode ms", _milliseconds),
+        Column("encode_seconds", "encode ms", _milliseconds(())),
+        Column("decode_seconds", "decode ms", _milliseconds(())),
     ),
     "classifier": (Column("auroc", "AUROC", short), Column("ap", "mAP", short)),
 }
 
 
 def shown_columns(comparison: Comparison) -> list[Column]:
-    """Columns of which at least one candidate has a value."""
-    return [
-        column
-        for column in COLUMNS[comparison.kind]
-        if any(not math.isnan(number(own(comparison, name, column.metric))) for name in comparison.candidates)
-    ]
+    """Columns of which at least one candidate has a value; times with as many decimals as the shortest needs."""
+    columns = []
+    for column in COLUMNS[comparison.kind]:
+        values = [number(own(comparison, name, column.metric)) for name in comparison.candidates]
+        if all(math.isnan(value) for value in values):
+            continue
+        columns.append(column._replace(text=_milliseconds(values)) if column.metric.endswith("_seconds") else column)
+    return columns
 
 
 def interval(row: Row | None, text: Callable[[float], str]) -> str:
@@ -124,29 +130,45 @@ _PAIR_HEADINGS = {"auroc": "AUROC", "ap": "mAP"}
 """What differences are listed of; ten candidates have 45 of each."""
 
 
-def pair_table(comparison: Comparison) -> Table:
-    """Differences of macro AUROC and mAP under the main condition, as they are stored, with p after correction."""
-    rows = []
+_CANNOT, _NOT_THE_REASON = "cannot be told", (ONE_SEED, FORCED_FLAG)
+"""An outcome, and what its row may say besides why."""
+
+
+def pair_tables(comparison: Comparison) -> tuple[Table, Table]:
+    """Differences of macro AUROC and mAP under the main condition, as they are stored, with p after correction.
+
+    The pairs with the baseline, and those without it; where there is no baseline all are among the first. A table in
+    which something cannot be told has a column that says why.
+    """
+    parts: tuple[list[Row], list[Row]] = ([], [])
     for row in comparison.pairwise:
-        heading = _PAIR_HEADINGS.get(row["metric"])
-        if heading is None or (row["label"], row["condition"]) not in places(comparison):
-            continue
+        if row["metric"] in _PAIR_HEADINGS and (row["label"], row["condition"]) in places(comparison):
+            without = comparison.baseline is not None and comparison.baseline not in (row["candidate"], row["other"])
+            parts[without].append(row)
+    first, second = (_pairs(rows) for rows in parts)
+    return first, second
+
+
+def _pairs(found: Sequence[Row]) -> Table:
+    rows = []
+    with_reasons = any(row["outcome"] == _CANNOT for row in found)
+    for row in found:
         ends = [
             f"[{change(number(row, f'{kind}_lo'))}, {change(number(row, f'{kind}_hi'))}]" for kind in ("ci", "ci_sim")
         ]
         value, p = change(number(row, "difference")), p_text(number(row, "p_adjusted"))
-        cells = [row["candidate"], row["other"], heading, value, *ends, p, row["outcome"]]
-        rows.append([str(cell or "") for cell in cells])
-    return [
-        "candidate",
-        "less",
-        "figure",
-        "difference",
-        "interval",
-        "simultaneous interval",
-        "p, corrected",
-        "outcome",
-    ], rows
+        cells = [row["candidate"], row["other"], _PAIR_HEADINGS[row["metric"]], value, *ends, p, row["outcome"]]
+        rows.append([str(cell or "") for cell in cells] + [_reason(row)] * with_reasons)
+    header = ["candidate", "less", "figure", "difference", "interval", "simultaneous interval", "p, corrected"]
+    return [*header, "outcome", *["reason"] * with_reasons], rows
+
+
+def _reason(row: Row) -> str:
+    """Why an outcome cannot be told, from the row's flag; empty for every other outcome."""
+    if row["outcome"] != _CANNOT:
+        return ""
+    said = [words for words in str(row["flag"] or "").split("; ") if words and words not in _NOT_THE_REASON]
+    return "; ".join(said) or "no interval"
 
 
 def p_text(p: float) -> str:
