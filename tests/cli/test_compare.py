@@ -20,6 +20,7 @@ REPORT = "layerscope.callbacks.bottleneck_report.BottleneckReport"
 SMALL = (
     "--model.init_args.noise.timesteps=[0, 330]",
     "--data.init_args.limit=200",
+    "--trainer.logger=false",
     f'--trainer.callbacks=[{{"class_path": "{REPORT}", "init_args": {{"n_bootstrap": 50}}}}]',
 )
 
