@@ -16,7 +16,13 @@ from layerscope.artifacts import read_csv, read_summary
 from layerscope.cli import main
 
 AUTOENCODER = "--model.init_args.autoencoder"
-SMALL = ("--model.init_args.noise.timesteps=[0, 330, 724]", "--data.init_args.limit=300")
+REPORT = "layerscope.callbacks.bottleneck_report.BottleneckReport"
+SMALL = (
+    "--model.init_args.noise.timesteps=[0, 330]",
+    "--data.init_args.limit=200",
+    "--trainer.logger=false",
+    f'--trainer.callbacks=[{{"class_path": "{REPORT}", "init_args": {{"n_bootstrap": 50}}}}]',
+)
 
 
 def cell(rows: list[dict[str, Any]], **wanted: str) -> dict[str, Any]:

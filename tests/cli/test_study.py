@@ -24,11 +24,22 @@ SMALL = {"images": 80, "teacher_epochs": 1, "vae_steps": 2}
 
 @pytest.fixture(scope="module")
 def miniature(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Job]:
-    """The shipped study with few images, steps and runs; its own commands, one after another in this process."""
+    """The shipped study with few and small images, steps and runs; its own commands, one after another in this process.
+
+    Diagnoses have two conditions and few resamples, and draw no worst samples.
+    """
     folder = tmp_path_factory.mktemp("study")
     recipe = yaml.safe_load(shipped(PHANTOM).read_text())
     for step, kept in {"vae": ("feat_4ch", "base_8ch"), "mixed": ("mix_50",)}.items():
         recipe["steps"][step]["runs"] = {name: recipe["steps"][step]["runs"][name] for name in kept}
+    recipe["steps"]["data"]["arguments"] += ["--size", 64]
+    recipe["steps"]["diagnosis"]["set"] |= {
+        "trainer.callbacks": [
+            {"class_path": "layerscope.callbacks.bottleneck_report.BottleneckReport", "init_args": {"n_bootstrap": 50}}
+        ],
+        "model.init_args.noise": {"timesteps": [0, 330], "draws": 1},
+        "model.init_args.controls": [],
+    }
     recipe["steps"]["mixed"]["seeds"] = [1]
     recipe["steps"]["comparison"]["arguments"] = ["--baseline", "pretrained"]
     (folder / "recipe.yaml").write_text(yaml.safe_dump(recipe, sort_keys=False))
@@ -48,7 +59,7 @@ def test_candidates_are_compared_by_the_judge_on_val(miniature: dict[str, Job]) 
     assert found["candidates"] == ["feat_4ch", "base_8ch", "pretrained"]
     assert found["baseline"] == "pretrained"
     elements = {row["candidate"]: row["value"] for row in rows if row["metric"] == "latent_elements"}
-    assert elements == {"feat_4ch": 4096, "base_8ch": 8192, "pretrained": 4096}
+    assert elements == {"feat_4ch": 1024, "base_8ch": 2048, "pretrained": 1024}
     for name in found["candidates"]:
         summary = read_summary(miniature[f"diagnosis/{name}"].run)
         (drop,) = (
