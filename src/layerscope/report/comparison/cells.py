@@ -44,14 +44,19 @@ class Difference:
 
     @property
     def reason(self) -> str:
-        """The flag without what it says on any difference: that the comparison was forced, or has few seeds."""
-        common = {FORCED_FLAG, *SEED_FLAGS.values()}
-        return "; ".join(part for part in self.flag.split("; ") if part not in common)
+        """Why it cannot be told, from the flag."""
+        return own_reason(self.flag)
 
     @property
     def excluded(self) -> float:
         """Differences of more than this, in either direction, are excluded; NaN without an interval."""
         return max(abs(self.sim_lo), abs(self.sim_hi)) if math.isfinite(self.sim_lo + self.sim_hi) else math.nan
+
+
+def own_reason(flag: str) -> str:
+    """A flag without what it says on any difference: that the comparison was forced, or has few seeds."""
+    common = {FORCED_FLAG, *SEED_FLAGS.values()}
+    return "; ".join(part for part in flag.split("; ") if part not in common)
 
 
 def number(row: Row | None, name: str = "value") -> float:

@@ -12,11 +12,11 @@ from layerscope.report.comparison.cells import (
     main_metric,
     number,
     own,
+    own_reason,
     places,
     seed_rows,
 )
-from layerscope.report.comparison.pair_rows import ONE_SEED
-from layerscope.report.comparison.result import FORCED_FLAG, Comparison
+from layerscope.report.comparison.result import CANNOT_BE_TOLD, Comparison
 from layerscope.report.rows import Row
 from layerscope.report.sentences import MINUS, short
 
@@ -130,10 +130,6 @@ _PAIR_HEADINGS = {"auroc": "AUROC", "ap": "mAP"}
 """What differences are listed of; ten candidates have 45 of each."""
 
 
-_CANNOT, _NOT_THE_REASON = "cannot be told", (ONE_SEED, FORCED_FLAG)
-"""An outcome, and what its row may say besides why."""
-
-
 def pair_tables(comparison: Comparison) -> tuple[Table, Table]:
     """Differences of macro AUROC and mAP under the main condition, as they are stored, with p after correction.
 
@@ -151,7 +147,7 @@ def pair_tables(comparison: Comparison) -> tuple[Table, Table]:
 
 def _pairs(found: Sequence[Row]) -> Table:
     rows = []
-    with_reasons = any(row["outcome"] == _CANNOT for row in found)
+    with_reasons = any(row["outcome"] == CANNOT_BE_TOLD for row in found)
     for row in found:
         ends = [
             f"[{change(number(row, f'{kind}_lo'))}, {change(number(row, f'{kind}_hi'))}]" for kind in ("ci", "ci_sim")
@@ -165,10 +161,9 @@ def _pairs(found: Sequence[Row]) -> Table:
 
 def _reason(row: Row) -> str:
     """Why an outcome cannot be told, from the row's flag; empty for every other outcome."""
-    if row["outcome"] != _CANNOT:
+    if row["outcome"] != CANNOT_BE_TOLD:
         return ""
-    said = [words for words in str(row["flag"] or "").split("; ") if words and words not in _NOT_THE_REASON]
-    return "; ".join(said) or "no interval"
+    return own_reason(str(row["flag"] or "")) or "no interval"
 
 
 def p_text(p: float) -> str:
