@@ -13,6 +13,7 @@ from layerscope.functional.ranking import AurocInfluence
 from layerscope.report.bottleneck import AnalysisSettings
 from layerscope.report.comparison.alignment import Aligned, align
 from layerscope.report.comparison.candidate_rows import SIZES, TIMES, candidate_rows, cost, rank
+from layerscope.report.comparison.common_ground import Candidate, CommonGround, area_of
 from layerscope.report.comparison.estimation import Sampling, Side
 from layerscope.report.comparison.mismatches import mismatches
 from layerscope.report.comparison.noise_curves import common_range
@@ -21,7 +22,6 @@ from layerscope.report.comparison.protocol import caveats, device_of_times, unra
 from layerscope.report.comparison.result import FORCED_FLAG, REAL, Comparison
 from layerscope.report.comparison.run_figures import QUALITY, Measurer, RunFigures, control_changes
 from layerscope.report.comparison.runs import ComparedRun, check_baseline
-from layerscope.report.comparison.study import Candidate, Study, area_of
 from layerscope.report.comparison.training_seeds import check_training_seeds
 from layerscope.report.estimates import from_influence
 from layerscope.report.evaluated import EvaluatedLabels
@@ -84,7 +84,7 @@ def compare_runs(
     )
     figures = [measurer.measure(run) for run in aligned.runs]
     over = common_range([one.curve for one in figures])
-    study = Study(
+    ground = CommonGround(
         settings,
         sampling,
         truth,
@@ -99,13 +99,13 @@ def compare_runs(
     same_device = len({device_of_times(run) for run in aligned.runs}) == 1
     rows: list[Row] = []
     for candidate in candidates:
-        rows += candidate_rows(study, candidate, same_device=same_device)
+        rows += candidate_rows(ground, candidate, same_device=same_device)
         if len(candidate.figures) > 1:
             for one, seed in zip(candidate.figures, candidate.side.seeds):
                 alone = Candidate(Side(candidate.side.candidate, (seed,)), [one])
-                rows += candidate_rows(study, alone, one.run.name, same_device)
+                rows += candidate_rows(ground, alone, one.run.name, same_device)
     rank(rows, unranked_steps(aligned.runs))
-    pairwise = pair_rows(study, candidates, baseline)
+    pairwise = pair_rows(ground, candidates, baseline)
     if found:
         for row in (*rows, *pairwise):
             row["flag"] = "; ".join(filter(None, [row["flag"], FORCED_FLAG]))
@@ -129,7 +129,7 @@ def compare_runs(
         n_samples=sampling.n,
         n_groups=None if truth.group is None else sampling.units,
         mismatches=found,
-        not_measured=_not_measured(runs, aligned, study, candidates, {**undefined, **left_out}, same_device),
+        not_measured=_not_measured(runs, aligned, ground, candidates, {**undefined, **left_out}, same_device),
     )
 
 
@@ -149,7 +149,7 @@ def _unrecognised(real: AurocInfluence, sampling: Sampling, settings: AnalysisSe
 def _not_measured(
     runs: Sequence[ComparedRun],
     aligned: Aligned,
-    study: Study,
+    ground: CommonGround,
     candidates: Sequence[Candidate],
     labels: Mapping[str, str],
     same_device: bool,
@@ -166,12 +166,12 @@ def _not_measured(
     skipped = [str(name) for name, used in zip(runs[0].scores.label, runs[0].scores.evaluated) if not used]
     if skipped:
         missing.append({"what": f"labels {', '.join(skipped)}", "reason": "the label schema says evaluated: false"})
-    if study.truth.group is None:
+    if ground.truth.group is None:
         reason = "the data names no groups (patients); images are taken as independent, intervals may be too narrow"
         missing.append({"what": "clustered intervals", "reason": reason})
     missing += caveats(aligned.runs)
     if aligned.runs[0].kind == "bottleneck":
-        missing += _missing_figures(aligned.runs, study, same_device)
+        missing += _missing_figures(aligned.runs, ground, same_device)
     alone = [one.side.candidate for one in candidates if len(one.figures) == 1]
     if len(alone) == len(candidates):
         reason = "every candidate has one training seed: intervals cover test samples and noise draws only"
@@ -182,9 +182,9 @@ def _not_measured(
     return missing
 
 
-def _missing_figures(runs: Sequence[ComparedRun], study: Study, same_device: bool) -> list[dict[str, str]]:
+def _missing_figures(runs: Sequence[ComparedRun], ground: CommonGround, same_device: bool) -> list[dict[str, str]]:
     missing = []
-    if study.common_range is None:
+    if ground.common_range is None:
         reason = "some runs have fewer than two noise steps, or the runs share no range of effective log-SNR"
         missing.append({"what": "retained area, and differences of collapse points", "reason": reason})
     for metric in QUALITY:

@@ -10,15 +10,9 @@ import numpy as np
 
 from layerscope.functional.collapse import collapse_interval
 from layerscope.report.collapse import AT_OR_ABOVE
-from layerscope.report.comparison.estimation import Estimated, from_images, from_resamples, own_auroc
-from layerscope.report.comparison.noise_curves import censored, finite_steps
-from layerscope.report.comparison.protocol import device_of_times
-from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
-from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, RunFigures
-from layerscope.report.comparison.runs import ComparedRun
-from layerscope.report.comparison.study import (
+from layerscope.report.comparison.common_ground import (
     Candidate,
-    Study,
+    CommonGround,
     auroc_at,
     influences,
     minus_real,
@@ -26,6 +20,12 @@ from layerscope.report.comparison.study import (
     quality_estimate,
     states,
 )
+from layerscope.report.comparison.estimation import Estimated, from_images, from_resamples, own_auroc
+from layerscope.report.comparison.noise_curves import censored, finite_steps
+from layerscope.report.comparison.protocol import device_of_times
+from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON
+from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, RunFigures
+from layerscope.report.comparison.runs import ComparedRun
 from layerscope.report.rows import MACRO, MANY_UNDEFINED, Row
 from layerscope.report.saturation import SATURATED_FLAG
 
@@ -39,9 +39,9 @@ _ANY = (-math.inf, math.inf)
 _QUALITY = {"psnr_db": _ANY, "ssim": _CHANGE, "lpips": (0.0, math.inf)}
 
 
-def candidate_rows(study: Study, candidate: Candidate, run: str = "", same_device: bool = True) -> list[Row]:
+def candidate_rows(ground: CommonGround, candidate: Candidate, run: str = "", same_device: bool = True) -> list[Row]:
     """All rows of a candidate, or of one run of it that stands alone in ``candidate``."""
-    rows = _Rows(study, candidate, run)
+    rows = _Rows(ground, candidate, run)
     if candidate.figures[0].run.kind == "bottleneck":
         rows.bottleneck(same_device)
     else:
@@ -70,22 +70,22 @@ def rank(rows: Sequence[Row], unranked_steps: Collection[str]) -> None:
 class _Rows:
     """Gathers the rows of one candidate."""
 
-    def __init__(self, study: Study, candidate: Candidate, run: str) -> None:
-        self.study, self.candidate, self.run = study, candidate, run
+    def __init__(self, ground: CommonGround, candidate: Candidate, run: str) -> None:
+        self.ground, self.candidate, self.run = ground, candidate, run
         self.found: list[Row] = []
 
     def bottleneck(self, same_device: bool) -> None:
         """Losses at recon and at the noise steps, agreement, noise, quality, cost."""
-        every = range(len(self.study.names))
+        every = range(len(self.ground.names))
         for condition in self._common_conditions():
-            columns = every if condition == RECON else [len(self.study.labels)]
-            found = own_auroc(self.candidate.side, influences(self.candidate, condition), self.study.sampling)
+            columns = every if condition == RECON else [len(self.ground.labels)]
+            found = own_auroc(self.candidate.side, influences(self.candidate, condition), self.ground.sampling)
             self._columns("auroc", condition, found, columns, _PROBABILITY)
             self._delta_auroc(condition, columns)
         self._average_precision(RECON)
         for metric in AGREEMENT:
             found = from_images(
-                self.candidate.side, [run.agreement[metric] for run in self.candidate.figures], self.study.sampling
+                self.candidate.side, [run.agreement[metric] for run in self.candidate.figures], self.ground.sampling
             )
             why = "undefined: no threshold" if math.isnan(found.value[0]) else ""
             self._add(metric, RECON, MACRO, found, 0, _PROBABILITY, why)
@@ -96,8 +96,8 @@ class _Rows:
 
     def classifier(self) -> None:
         """AUROC and average precision on real images."""
-        found = own_auroc(self.candidate.side, influences(self.candidate, REAL), self.study.sampling)
-        self._columns("auroc", REAL, found, range(len(self.study.names)), _PROBABILITY)
+        found = own_auroc(self.candidate.side, influences(self.candidate, REAL), self.ground.sampling)
+        self._columns("auroc", REAL, found, range(len(self.ground.names)), _PROBABILITY)
         self._average_precision(REAL)
 
     def _common_conditions(self) -> list[str]:
@@ -106,43 +106,43 @@ class _Rows:
         return [name for name in runs[0].conditions if name != REAL and all(name in run.conditions for run in runs)]
 
     def _delta_auroc(self, condition: str, columns: Sequence[int]) -> None:
-        study, candidate = self.study, self.candidate
-        found = from_images(candidate.side, influences(candidate, condition, real=True), study.sampling)
-        saturated, at = study.saturated(candidate, condition), auroc_at(candidate, REAL)
+        ground, candidate = self.ground, self.candidate
+        found = from_images(candidate.side, influences(candidate, condition, real=True), ground.sampling)
+        saturated, at = ground.saturated(candidate, condition), auroc_at(candidate, REAL)
         for k in columns:
             place = k if len(found.value) > 1 else 0
             own = float(found.lo[place]), float(found.hi[place])
-            ends = study.widened(float(found.value[place]), own, k, saturated, at, study.settings.level)
+            ends = ground.widened(float(found.value[place]), own, k, saturated, at, ground.settings.level)
             flag = SATURATED_FLAG if k < len(saturated) and saturated[k] else ""
-            self._add("delta_auroc", condition, study.names[k], found, place, _CHANGE, study.flag(k), flag, ends=ends)
+            self._add("delta_auroc", condition, ground.names[k], found, place, _CHANGE, ground.flag(k), flag, ends=ends)
 
     def _average_precision(self, condition: str) -> None:
-        runs, study = self.candidate.figures, self.study
-        every = range(len(study.names))
-        own = from_resamples(self.candidate.side, [run.ap[condition] for run in runs], study.sampling)
+        runs, ground = self.candidate.figures, self.ground
+        every = range(len(ground.names))
+        own = from_resamples(self.candidate.side, [run.ap[condition] for run in runs], ground.sampling)
         self._columns("ap", condition, own, every, _PROBABILITY)
         if condition != REAL:
-            lost = from_resamples(self.candidate.side, minus_real(runs, condition), study.sampling)
+            lost = from_resamples(self.candidate.side, minus_real(runs, condition), ground.sampling)
             self._columns("delta_ap", condition, lost, every, _CHANGE)
 
     def _noise(self) -> None:
-        study, candidate = self.study, self.candidate
+        ground, candidate = self.ground, self.candidate
         if all(run.curve is not None for run in candidate.figures):
-            for k, name in enumerate(study.names):
+            for k, name in enumerate(ground.names):
                 self._collapse(k, name)
-            found = [study.areas[run.run.path] for run in candidate.figures]
-            area = from_images(candidate.side, [one for one, _ in found], study.sampling)
-            self._add("retained_area", "", MACRO, area, 0, _ANY, study.flag(len(study.labels)), found[0][1])
+            found = [ground.areas[run.run.path] for run in candidate.figures]
+            area = from_images(candidate.side, [one for one, _ in found], ground.sampling)
+            self._add("retained_area", "", MACRO, area, 0, _ANY, ground.flag(len(ground.labels)), found[0][1])
 
     def _collapse(self, k: int, name: str) -> None:
-        study, candidate = self.study, self.candidate
+        ground, candidate = self.ground, self.candidate
         words, placed = states(candidate, k)
         curves = [run.curve for run in candidate.figures if run.curve is not None]
         value, ends, sd = math.nan, (math.nan, math.nan), math.nan
         if len(curves) == 1:
             value = float(curves[0].point[k])
             interval = collapse_interval(
-                curves[0].sample_state[:, k], curves[0].sample_point[:, k], study.settings.level
+                curves[0].sample_state[:, k], curves[0].sample_point[:, k], ground.settings.level
             )
             if not words.startswith("undefined"):
                 ends = interval.lo, interval.hi
@@ -150,31 +150,31 @@ class _Rows:
                 words = AT_OR_ABOVE
         elif placed:
             value = float(np.mean([curve.point[k] for curve in curves]))
-            found = [study.collapse(run) for run in candidate.figures]
-            if study.common_range is not None:
+            found = [ground.collapse(run) for run in candidate.figures]
+            if ground.common_range is not None:
                 both = from_resamples(
-                    candidate.side, [one for one in found if one is not None], study.sampling, recentred=False
+                    candidate.side, [one for one in found if one is not None], ground.sampling, recentred=False
                 )
                 # Around the mean of the points as they are; the resamples are held to the common range.
                 ends = (value - float(both.value[k] - both.lo[k]), value + float(both.hi[k] - both.value[k]))
                 sd = float(np.std([curve.point[k] for curve in curves], ddof=1))
         ordered = np.array([curve.ordered()[0][k] for curve in curves])
-        if study.common_range is not None:
+        if ground.common_range is not None:
             # As in pairs: a point beyond what another run was measured over is not known to be better or worse there.
-            ordered = censored(ordered, *study.common_range)
+            ordered = censored(ordered, *ground.common_range)
         elif np.isinf(ordered).any() and len(set(ordered)) > 1:
             # Not all runs reach a point: they are placed by the ends of what was measured.
             steps = np.concatenate([finite_steps(curve) for curve in curves])
             ordered = np.clip(ordered, steps.min(), steps.max())
         key = float(np.mean(ordered))
-        flag = study.truth.reason(k) if k < len(study.labels) and study.truth.reason(k) else words
-        self._row("collapse_log_snr_eff", "", name, value, *ends, sd, flag, study.flag(k), key=key)
+        flag = ground.truth.reason(k) if k < len(ground.labels) and ground.truth.reason(k) else words
+        self._row("collapse_log_snr_eff", "", name, value, *ends, sd, flag, ground.flag(k), key=key)
 
     def _quality(self, metric: str) -> None:
         values = quality(self.candidate, metric)
         if values is None:
             return
-        found = quality_estimate(self.candidate, values, self.study.sampling)
+        found = quality_estimate(self.candidate, values, self.ground.sampling)
         equal = sum(int(np.isinf(one).any(axis=1).sum()) for one in values)
         flag = f"infinite: {equal} reconstructions are equal to their originals" if equal else ""
         self._add(metric, RECON, "", found, 0, _QUALITY[metric], flag)
@@ -198,7 +198,7 @@ class _Rows:
     ) -> None:
         for k in columns:
             place = k if len(found.value) > 1 else 0
-            self._add(metric, condition, self.study.names[k], found, place, bounds, self.study.flag(k))
+            self._add(metric, condition, self.ground.names[k], found, place, bounds, self.ground.flag(k))
 
     def _add(
         self,

@@ -10,6 +10,15 @@ import numpy as np
 
 from layerscope.functional.contrasts import outcome
 from layerscope.functional.scored_labels import FloatArray
+from layerscope.report.comparison.common_ground import (
+    Candidate,
+    CommonGround,
+    auroc_at,
+    influences,
+    minus_real,
+    quality,
+    quality_estimate,
+)
 from layerscope.report.comparison.estimation import (
     Estimated,
     Family,
@@ -19,15 +28,6 @@ from layerscope.report.comparison.estimation import (
 from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing, same_noise
 from layerscope.report.comparison.result import CANNOT_BE_TOLD, HIGHER_IS_BETTER, REAL, RECON, SEED_FLAGS
 from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, stacked
-from layerscope.report.comparison.study import (
-    Candidate,
-    Study,
-    auroc_at,
-    influences,
-    minus_real,
-    quality,
-    quality_estimate,
-)
 from layerscope.report.rows import MACRO, MANY_UNDEFINED, Row
 from layerscope.report.saturation import SATURATED_FLAG
 
@@ -40,7 +40,8 @@ _BOUNDED = {"auroc", "ap", "flip_rate", "negative_flip_rate", "mean_abs_delta_p"
 class _Asked:
     """One difference: a column of what was estimated, and what its words depend on.
 
-    column: among the labels and the macro average. saturated, at: of ``Study.widened``. doubt: why it decides nothing.
+    column: among the labels and the macro average. saturated, at: of ``CommonGround.widened``. doubt: why it decides
+    nothing.
     """
 
     one: Candidate
@@ -57,25 +58,25 @@ class _Asked:
     saturated: np.ndarray | None = None
     at: FloatArray | None = None
 
-    def ends(self, study: Study, ends: tuple[float, float], level: float) -> tuple[float, float]:
+    def ends(self, ground: CommonGround, ends: tuple[float, float], level: float) -> tuple[float, float]:
         """An interval, widened where no sample moved, within what the metric allows."""
         if self.saturated is not None and self.at is not None:
-            ends = study.widened(
+            ends = ground.widened(
                 float(self.estimated.value[self.place]), ends, self.column, self.saturated, self.at, level
             )
         return (max(ends[0], -1.0), min(ends[1], 1.0)) if self.metric in _BOUNDED else ends
 
 
-def pair_rows(study: Study, candidates: Sequence[Candidate], baseline: str | None) -> list[Row]:
+def pair_rows(ground: CommonGround, candidates: Sequence[Candidate], baseline: str | None) -> list[Row]:
     """Differences ``candidate`` minus ``other``; with a baseline, ``other`` is the baseline in all its pairs."""
     families: dict[str, list[_Asked]] = {}
     for one, other in _pairs(candidates, baseline):
         among = "all pairs" if baseline is None else f"pairs with {baseline}"
         if baseline is not None and baseline not in (one.side.candidate, other.side.candidate):
             among = f"pairs without {baseline}"
-        for asked in _asked(study, one, other):
+        for asked in _asked(ground, one, other):
             families.setdefault(f"{_subject(asked)}, {among}", []).append(asked)
-    return [row for family, members in families.items() for row in _family_rows(study, family, members)]
+    return [row for family, members in families.items() for row in _family_rows(ground, family, members)]
 
 
 def _pairs(candidates: Sequence[Candidate], baseline: str | None) -> list[tuple[Candidate, Candidate]]:
@@ -94,43 +95,43 @@ def _subject(asked: _Asked) -> str:
     return f"{asked.metric}{' macro' if asked.label else ''}{at}"
 
 
-def _asked(study: Study, one: Candidate, other: Candidate) -> Iterator[_Asked]:
+def _asked(ground: CommonGround, one: Candidate, other: Candidate) -> Iterator[_Asked]:
     bottleneck = one.figures[0].run.kind == "bottleneck"
     main = RECON if bottleneck else REAL
-    yield from _auroc(study, one, other, main)
-    yield _average_precision(study, one, other, main)
+    yield from _auroc(ground, one, other, main)
+    yield _average_precision(ground, one, other, main)
     if not bottleneck:
         return
-    macro = len(study.labels)
+    macro = len(ground.labels)
     ours, theirs = ([stacked([run.agreement[m] for m in AGREEMENT]) for run in each.figures] for each in (one, other))
-    found = from_images(one.side, ours, study.sampling, other.side, theirs)
+    found = from_images(one.side, ours, ground.sampling, other.side, theirs)
     for place, metric in enumerate(AGREEMENT):
         yield _Asked(one, other, metric, RECON, MACRO, found, place, macro, ())
     for metric in QUALITY:
         values, others = quality(one, metric), quality(other, metric)
         if values is not None and others is not None:
-            found = quality_estimate(one, values, study.sampling, other, others)
+            found = quality_estimate(one, values, ground.sampling, other, others)
             flag = "" if np.isfinite(found.value[0]) else "infinite: reconstructions equal to their originals"
             yield _Asked(one, other, metric, RECON, "", found, 0, macro, (flag,))
     runs = [run.run for each in (one, other) for run in each.figures]
     noise_flag = OTHER_NOISE if differing(runs, ["latent_shape"]) else ""
     if not differing(runs, STEP_PROTOCOL):
-        yield from _noise_steps(study, one, other, noise_flag)
+        yield from _noise_steps(ground, one, other, noise_flag)
     if not differing(runs, CURVE_PROTOCOL):
-        yield from _curves(study, one, other, noise_flag)
+        yield from _curves(ground, one, other, noise_flag)
 
 
-def _auroc(study: Study, one: Candidate, other: Candidate, condition: str) -> Iterator[_Asked]:
+def _auroc(ground: CommonGround, one: Candidate, other: Candidate, condition: str) -> Iterator[_Asked]:
     """The difference of what both lose; classifiers lose nothing, and AUROC itself is held against AUROC."""
     lost = condition != REAL
     ours, theirs = (influences(each, condition, lost) for each in (one, other))
-    found = from_images(one.side, ours, study.sampling, other.side, theirs)
-    saturated = study.saturated(one, condition, other)
-    for k in range(len(study.names)):
-        yield _asked_auroc(study, one, other, condition, found, k, k, saturated)
+    found = from_images(one.side, ours, ground.sampling, other.side, theirs)
+    saturated = ground.saturated(one, condition, other)
+    for k in range(len(ground.names)):
+        yield _asked_auroc(ground, one, other, condition, found, k, k, saturated)
 
 
-def _noise_steps(study: Study, one: Candidate, other: Candidate, flag: str) -> Iterator[_Asked]:
+def _noise_steps(ground: CommonGround, one: Candidate, other: Candidate, flag: str) -> Iterator[_Asked]:
     """The macro average at every step that both have, where that is one noise."""
     runs = [*one.figures, *other.figures]
     steps = [name for name, where in runs[0].conditions.items() if where.kind == "noise"]
@@ -138,14 +139,14 @@ def _noise_steps(study: Study, one: Candidate, other: Candidate, flag: str) -> I
     steps = [name for name in steps if same_noise([run.conditions[name] for run in runs])]
     if steps:
         ours, theirs = ([stacked([run.delta[step] for step in steps]) for run in each.figures] for each in (one, other))
-        found = from_images(one.side, ours, study.sampling, other.side, theirs)
+        found = from_images(one.side, ours, ground.sampling, other.side, theirs)
         for place, step in enumerate(steps):
-            saturated = study.saturated(one, step, other)
-            yield _asked_auroc(study, one, other, step, found, place, len(study.labels), saturated, flag)
+            saturated = ground.saturated(one, step, other)
+            yield _asked_auroc(ground, one, other, step, found, place, len(ground.labels), saturated, flag)
 
 
 def _asked_auroc(
-    study: Study,
+    ground: CommonGround,
     one: Candidate,
     other: Candidate,
     condition: str,
@@ -155,66 +156,66 @@ def _asked_auroc(
     saturated: np.ndarray,
     flag: str = "",
 ) -> _Asked:
-    doubt, macro = study.doubt(k), k == len(study.labels)
+    doubt, macro = ground.doubt(k), k == len(ground.labels)
     unspread = SATURATED_FLAG if not macro and saturated[k] else ""
     return _Asked(
         one,
         other,
         "auroc",
         condition,
-        study.names[k],
+        ground.names[k],
         found,
         place,
         k,
-        (flag, doubt, unspread, "" if doubt else study.unrecognised[k]),
+        (flag, doubt, unspread, "" if doubt else ground.unrecognised[k]),
         doubt,
-        study.settings.margin_macro if macro else study.settings.margin_label,
+        ground.settings.margin_macro if macro else ground.settings.margin_label,
         saturated,
         auroc_at(other, condition),
     )
 
 
-def _average_precision(study: Study, one: Candidate, other: Candidate, condition: str) -> _Asked:
+def _average_precision(ground: CommonGround, one: Candidate, other: Candidate, condition: str) -> _Asked:
     lost = [
         [run.ap[REAL] for run in each.figures] if condition == REAL else minus_real(each.figures, condition)
         for each in (one, other)
     ]
-    found = from_resamples(one.side, lost[0], study.sampling, other.side, lost[1])
-    macro = len(study.labels)
-    doubt = study.doubt(macro)
+    found = from_resamples(one.side, lost[0], ground.sampling, other.side, lost[1])
+    macro = len(ground.labels)
+    doubt = ground.doubt(macro)
     return _Asked(one, other, "ap", condition, MACRO, found, macro, macro, (doubt,), doubt)
 
 
-def _curves(study: Study, one: Candidate, other: Candidate, noise_flag: str) -> Iterator[_Asked]:
+def _curves(ground: CommonGround, one: Candidate, other: Candidate, noise_flag: str) -> Iterator[_Asked]:
     """Differences of the retained area, and of the collapse point within the range that all were measured over."""
-    macro = len(study.labels)
-    doubt = study.doubt(macro)
-    areas = [[study.areas[run.run.path] for run in each.figures] for each in (one, other)]
-    if study.common_range is None:
+    macro = len(ground.labels)
+    doubt = ground.doubt(macro)
+    areas = [[ground.areas[run.run.path] for run in each.figures] for each in (one, other)]
+    if ground.common_range is None:
         return
     found = from_images(
-        one.side, [area for area, _ in areas[0]], study.sampling, other.side, [area for area, _ in areas[1]]
+        one.side, [area for area, _ in areas[0]], ground.sampling, other.side, [area for area, _ in areas[1]]
     )
     whys = [why for side in areas for _, why in side]
     yield _Asked(one, other, "retained_area", "", MACRO, found, 0, macro, (noise_flag, doubt, *whys), doubt)
-    points = [[point for run in each.figures if (point := study.collapse(run))] for each in (one, other)]
+    points = [[point for run in each.figures if (point := ground.collapse(run))] for each in (one, other)]
     points = [[point.column(macro) for point in side] for side in points]
-    found = from_resamples(one.side, points[0], study.sampling, other.side, points[1], recentred=False)
-    ends = [point.value[0] in study.common_range for side in points for point in side]
+    found = from_resamples(one.side, points[0], ground.sampling, other.side, points[1], recentred=False)
+    ends = [point.value[0] in ground.common_range for side in points for point in side]
     same = len({float(point.value[0]) for side in points for point in side}) == 1
     flag = BEYOND if all(ends) and same else ""
     yield _Asked(one, other, "collapse_log_snr_eff", "", MACRO, found, 0, macro, (noise_flag, doubt, flag), doubt)
 
 
-def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterator[Row]:
-    level = study.settings.level
+def _family_rows(ground: CommonGround, family: str, members: Sequence[_Asked]) -> Iterator[Row]:
+    level = ground.settings.level
     cells = [(asked.estimated, asked.place) for asked in members]
-    together = Family(cells, level, study.settings.seed)
+    together = Family(cells, level, ground.settings.seed)
     for asked in members:
         estimated, k = asked.estimated, asked.place
         p = together.adjusted_p(estimated, k)
-        lo, hi = asked.ends(study, (float(estimated.lo[k]), float(estimated.hi[k])), level)
-        sim_lo, sim_hi = asked.ends(study, together.interval(estimated, k), 1 - (1 - level) / max(together.size, 1))
+        lo, hi = asked.ends(ground, (float(estimated.lo[k]), float(estimated.hi[k])), level)
+        sim_lo, sim_hi = asked.ends(ground, together.interval(estimated, k), 1 - (1 - level) / max(together.size, 1))
         words = outcome(
             sim_lo,
             sim_hi,
@@ -225,7 +226,7 @@ def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterat
             "no change of ranking" if asked.metric in ("auroc", "ap") else "no difference shown",
         )
         unmoved = sim_lo == sim_hi == 0
-        if (asked.doubt and not unmoved) or (_blind(study, asked) and not words.startswith(("better", "worse"))):
+        if (asked.doubt and not unmoved) or (_blind(ground, asked) and not words.startswith(("better", "worse"))):
             words = CANNOT_BE_TOLD
         seeds = min(len(each.figures) for each in (asked.one, asked.other))
         share = estimated.undefined[k]
@@ -253,6 +254,6 @@ def _family_rows(study: Study, family: str, members: Sequence[_Asked]) -> Iterat
         }
 
 
-def _blind(study: Study, asked: _Asked) -> bool:
+def _blind(ground: CommonGround, asked: _Asked) -> bool:
     """Whether the teacher is so near chance on real images that nothing could be lost."""
-    return asked.metric == "auroc" and asked.condition != REAL and bool(study.unrecognised[asked.column])
+    return asked.metric == "auroc" and asked.condition != REAL and bool(ground.unrecognised[asked.column])

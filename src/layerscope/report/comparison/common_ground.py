@@ -32,7 +32,7 @@ class Candidate:
 
 
 @dataclass(frozen=True)
-class Study:
+class CommonGround:
     """The common ground of all candidates.
 
     labels: L names. thin: (L,) why a label has too few units, or empty. judged: (L,) labels of the macro average.
