@@ -12,12 +12,13 @@ import pytest
 from synthetic_comparison import TEN, bottlenecks, classifiers
 
 from layerscope.artifacts import COMPARISON_COLUMNS, open_run_directory, read_csv, read_summary
+from layerscope.functional.contrasts import CANNOT_BE_TOLD
 from layerscope.report.comparison.cells import difference
 from layerscope.report.comparison.console import comparison_text
 from layerscope.report.comparison.document import comparison_document
 from layerscope.report.comparison.files import headline, write_comparison
 from layerscope.report.comparison.reading import reading
-from layerscope.report.comparison.result import CANNOT_BE_TOLD, FORCED_FLAG, SEED_FLAGS
+from layerscope.report.comparison.result import FORCED_FLAG, SEED_FLAGS
 from layerscope.report.comparison.sources import Sources
 from layerscope.report.comparison.table import main_table, pair_tables, seed_table
 

@@ -22,6 +22,9 @@ from layerscope.functional.intervals import normal_interval
 MARGIN = 0.02
 """A difference of macro AUROC that would matter: the margin of the diagnoses."""
 
+CANNOT_BE_TOLD = "cannot be told"
+"""The outcome of a difference about which the data say nothing."""
+
 
 @dataclass(frozen=True)
 class Contrast:
@@ -106,7 +109,7 @@ def outcome(
     'no difference shown, one of .02 excluded'
     """
     if not np.isfinite([low, high, p]).all():
-        return "cannot be told"
+        return CANNOT_BE_TOLD
     if low == high == 0:
         return unchanged
     small = margin is not None and -margin < low and high < margin

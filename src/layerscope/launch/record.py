@@ -80,7 +80,7 @@ def next_start(
     files = named_files(job.arguments, folder)
     wanted = Record(command, config_hashes(job.arguments), marks or {}, directory=str(Path.cwd()), files=files)
     found = _read(record_file(job, folder))
-    mark = sha256(job.mark) if _is_complete(job) else ""
+    mark = sha256(job.mark) if is_complete(job) else ""
     finished = bool(mark) and (found is None or found.replaces != mark)
     if not mark and not _can_go_on(job):
         return _start(job, wanted)
@@ -129,7 +129,8 @@ def _start(job: Job, record: Record, starts_over: bool = False, replaced: str = 
     return Start(job, (*job.arguments, *more), record)
 
 
-def _is_complete(job: Job) -> bool:
+def is_complete(job: Job) -> bool:
+    """Whether a whole result that can be read stands there."""
     if job.verb == "phantom":
         return job.mark.exists()
     try:

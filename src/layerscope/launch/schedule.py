@@ -15,6 +15,7 @@ from layerscope.launch.record import (
     close_record,
     config_hashes,
     file_version,
+    is_complete,
     named_files,
     next_start,
     sha256,
@@ -131,7 +132,7 @@ def ended(job: Job, returncode: int, seconds: float, log: Path, printed: str) ->
     """What a return code means for a run."""
     outcome = Outcome(job, "finished", seconds=seconds, log=log)
     if returncode == 0:
-        if job.mark.exists() and not (job.run / "UNFINISHED").exists():
+        if is_complete(job):
             return outcome
         return replace(
             outcome,

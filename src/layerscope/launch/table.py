@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,9 @@ from layerscope.artifacts import (
     write_file,
     write_json_file,
 )
+from layerscope.artifacts.headline import Headline
 from layerscope.errors import ArtifactError
 from layerscope.launch.job import Job, Outcome
-
-HEADLINE = ("figure", "value", "ci_lo", "ci_hi")
 
 
 class RunTable:
@@ -71,7 +71,7 @@ def _headline(job: Job) -> dict[str, Any]:
         headline = read_summary(job.run).get("headline")
     except ArtifactError:
         return {}
-    return {key: headline.get(key) for key in HEADLINE} if isinstance(headline, dict) else {}
+    return {field.name: headline.get(field.name) for field in fields(Headline)} if isinstance(headline, dict) else {}
 
 
 def _seconds(path: Path) -> dict[str, float]:

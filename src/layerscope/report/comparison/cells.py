@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from layerscope.report.comparison.result import CANNOT_BE_TOLD, FORCED_FLAG, REAL, RECON, SEED_FLAGS, Comparison
+from layerscope.functional.contrasts import CANNOT_BE_TOLD
+from layerscope.report.comparison.result import FORCED_FLAG, REAL, RECON, SEED_FLAGS, Comparison
 from layerscope.report.rows import MACRO, Row
 
 

@@ -8,7 +8,7 @@ from itertools import combinations
 
 import numpy as np
 
-from layerscope.functional.contrasts import outcome
+from layerscope.functional.contrasts import CANNOT_BE_TOLD, outcome
 from layerscope.functional.scored_labels import FloatArray
 from layerscope.report.comparison.common_ground import (
     Candidate,
@@ -26,7 +26,7 @@ from layerscope.report.comparison.estimation import (
     from_resamples,
 )
 from layerscope.report.comparison.protocol import CURVE_PROTOCOL, OTHER_NOISE, STEP_PROTOCOL, differing, same_noise
-from layerscope.report.comparison.result import CANNOT_BE_TOLD, HIGHER_IS_BETTER, REAL, RECON, SEED_FLAGS
+from layerscope.report.comparison.result import HIGHER_IS_BETTER, REAL, RECON, SEED_FLAGS
 from layerscope.report.comparison.run_figures import AGREEMENT, QUALITY, stacked
 from layerscope.report.rows import MACRO, MANY_UNDEFINED, Row
 from layerscope.report.saturation import SATURATED_FLAG

@@ -19,9 +19,6 @@ REAL = "real"
 FORCED_FLAG = "forced: runs are not comparable"
 """In every row of a comparison whose runs differ where they ought to be equal."""
 
-CANNOT_BE_TOLD = "cannot be told"
-"""The outcome of a difference about which the data say nothing."""
-
 SEED_FLAGS: Mapping[int, str] = {
     1: "one training seed: spread between seeds unknown",
     2: "two training seeds: the interval holds the truth less often than it says",

@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+from layerscope.functional.contrasts import CANNOT_BE_TOLD
 from layerscope.report.comparison.cells import (
     label_value,
     main_condition,
@@ -16,7 +17,7 @@ from layerscope.report.comparison.cells import (
     places,
     seed_rows,
 )
-from layerscope.report.comparison.result import CANNOT_BE_TOLD, Comparison
+from layerscope.report.comparison.result import Comparison
 from layerscope.report.rows import Row
 from layerscope.report.sentences import MINUS, short
 
